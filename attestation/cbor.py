@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deterministic CBOR of plain types: one value, one encoding (RFC 8949 section 4.2.1, docs/protocol.md).
+
+Allowed: unsigned integers below 2**64, byte strings, text strings, booleans, null, arrays, and maps whose keys are all
+unsigned integers or all text. With keys so restricted the length-first order of the encoder and the bytewise order of
+RFC 8949 coincide. Anything else, any other encoding of the same value, and any trailing byte is Malformed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeAlias
+
+import cbor2
+
+from .errors import Malformed
+
+Value: TypeAlias = "int | bytes | str | bool | None | list[Value] | dict[int, Value] | dict[str, Value]"
+
+MAX_DEPTH: Final = 8  # deepest structure of the protocol is 5
+MAX_UINT: Final = 2**64 - 1
+EXTENSION_KEYS_FROM: Final = 64  # integer keys from here on are carried and hashed though unknown
+
+
+def encode(value: object, /) -> bytes:
+    """Encode `value` deterministically. Raises TypeError or ValueError for what the profile does not allow."""
+    _require_plain(value, 0)
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes, *, limit: int, what: str, code: str = "MalformedCbor") -> Value:
+    """Decode one deterministic item of at most `limit` bytes, or raise Malformed with `code`. Nothing else gets out."""
+    if len(data) > limit:
+        raise Malformed(code, what, want=f"at most {limit} bytes", got=len(data))
+    try:
+        value = cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
+        _require_plain(value, 0)
+        again = cbor2.dumps(value, canonical=True)
+    except Exception as e:  # the decoder of hostile bytes has exactly one way out
+        raise Malformed(code, what, want="deterministic CBOR of plain types", got=type(e).__name__) from None
+    if again != data:
+        raise Malformed(code, what, want="the one deterministic encoding", got="another encoding")
+    return value  # type: ignore[no-any-return]  # _require_plain has walked it
+
+
+def decode_map(
+    data: bytes,
+    *,
+    limit: int,
+    what: str,
+    code: str = "MalformedCbor",
+    required: Iterable[int],
+    optional: Iterable[int] = (),
+) -> dict[int, Value]:
+    """Decode a map with small integer keys: all `required` present, nothing unknown below 64."""
+    value = decode(data, limit=limit, what=what, code=code)
+    return int_map(value, what=what, code=code, required=required, optional=optional)
+
+
+def int_map(
+    value: Value, *, what: str, code: str, required: Iterable[int], optional: Iterable[int] = ()
+) -> dict[int, Value]:
+    """Require a decoded value to be a map with these integer keys; unknown ones from 64 on are kept."""
+    if not isinstance(value, dict) or any(type(k) is not int for k in value):
+        raise Malformed(code, what, want="a map with integer keys", got=type(value).__name__)
+    need, may = frozenset(required), frozenset(optional)
+    keys: dict[int, Value] = {k: v for k, v in value.items() if isinstance(k, int)}
+    for key in sorted(need - keys.keys()):
+        raise Malformed(code, f"{what}[{key}]", want="present", got="absent")
+    for key in sorted(keys.keys() - need - may):
+        if key < EXTENSION_KEYS_FROM:
+            raise Malformed(code, f"{what}[{key}]", want="a known key", got="unknown")
+    return keys
+
+
+def as_bytes(value: Value, field: str, *, code: str, size: int | None = None, limit: int | None = None) -> bytes:
+    """Require a byte string, of exactly `size` or at most `limit` bytes."""
+    if not isinstance(value, bytes):
+        raise Malformed(code, field, want="a byte string", got=type(value).__name__)
+    if size is not None and len(value) != size:
+        raise Malformed(code, field, want=f"{size} bytes", got=len(value))
+    if limit is not None and len(value) > limit:
+        raise Malformed(code, field, want=f"at most {limit} bytes", got=len(value))
+    return value
+
+
+def as_uint(value: Value, field: str, *, code: str, limit: int = MAX_UINT) -> int:
+    """Require an unsigned integer of at most `limit`."""
+    if type(value) is not int or value > limit:
+        raise Malformed(code, field, want=f"an integer up to {limit}", got=type(value).__name__)
+    return value
+
+
+def as_text(value: Value, field: str, *, code: str, limit: int) -> str:
+    """Require a text string of at most `limit` UTF-8 bytes."""
+    if not isinstance(value, str) or len(value.encode()) > limit:
+        raise Malformed(code, field, want=f"text of at most {limit} bytes", got=type(value).__name__)
+    return value
+
+
+def as_bool(value: Value, field: str, *, code: str) -> bool:
+    """Require true or false."""
+    if not isinstance(value, bool):
+        raise Malformed(code, field, want="true or false", got=type(value).__name__)
+    return value
+
+
+def as_list(value: Value, field: str, *, code: str, limit: int, least: int = 0) -> list[Value]:
+    """Require an array of `least` to `limit` items."""
+    if not isinstance(value, list) or not least <= len(value) <= limit:
+        got = len(value) if isinstance(value, list) else type(value).__name__
+        raise Malformed(code, field, want=f"an array of {least} to {limit} items", got=got)
+    return value
+
+
+def _require_plain(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deep")
+    kind = type(value)
+    if kind is int:
+        if not 0 <= value <= MAX_UINT:  # type: ignore[operator]  # an int, by its exact type
+            raise ValueError("integer out of range")
+    elif kind is list:
+        for item in value:  # type: ignore[attr-defined]  # a list, by its exact type
+            _require_plain(item, depth + 1)
+    elif kind is dict:
+        _require_plain_map(value, depth)  # type: ignore[arg-type]  # a dict, by its exact type
+    elif kind not in (bytes, str, bool, type(None)):
+        raise TypeError(f"not a plain type: {kind.__name__}")
+
+
+def _require_plain_map(value: Mapping[object, object], depth: int) -> None:
+    kinds = {type(key) for key in value}
+    if not (kinds <= {int} or kinds <= {str}):
+        raise TypeError("map keys must be all integers or all text")
+    for key, item in value.items():
+        _require_plain(key, depth + 1)
+        _require_plain(item, depth + 1)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take fields off untrusted bytes. The only code in this room that slices bytes by position."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from .errors import Malformed
+
+LABEL_PREFIX: Final = b"sericin/1 "
+
+
+def label(purpose: str) -> bytes:
+    """Give the domain-separation label ``sericin/1 <purpose>`` as ASCII (docs/protocol.md, Conventions)."""
+    return LABEL_PREFIX + purpose.encode("ascii")
+
+
+class Reader:
+    """Takes fields off untrusted bytes in order, and never past the end.
+
+    `code` is the Malformed code of the structure, `what` its name in messages.
+    """
+
+    __slots__ = ("_at", "_code", "_data", "_what")
+
+    def __init__(self, data: bytes, *, what: str, code: str) -> None:
+        self._data = bytes(data)
+        self._at = 0
+        self._what = what
+        self._code = code
+
+    @property
+    def offset(self) -> int:
+        """Bytes taken so far."""
+        return self._at
+
+    @property
+    def left(self) -> int:
+        """Bytes not yet taken."""
+        return len(self._data) - self._at
+
+    def take(self, size: int, field: str) -> bytes:
+        """Take exactly `size` bytes."""
+        if size < 0 or size > self.left:
+            raise Malformed(self._code, f"{self._what}.{field}", want=f"{size} bytes", got=f"{self.left} left")
+        start, self._at = self._at, self._at + size
+        return self._data[start : self._at]
+
+    def uint(self, size: int, field: str, order: Literal["little", "big"]) -> int:
+        """Take an unsigned integer of `size` bytes."""
+        return int.from_bytes(self.take(size, field), order)
+
+    def u8(self, field: str) -> int:
+        """Take one byte."""
+        return self.uint(1, field, "big")
+
+    def u16le(self, field: str) -> int:
+        """Take a little-endian 16-bit integer."""
+        return self.uint(2, field, "little")
+
+    def u32le(self, field: str) -> int:
+        """Take a little-endian 32-bit integer."""
+        return self.uint(4, field, "little")
+
+    def u64le(self, field: str) -> int:
+        """Take a little-endian 64-bit integer."""
+        return self.uint(8, field, "little")
+
+    def u16be(self, field: str) -> int:
+        """Take a big-endian 16-bit integer."""
+        return self.uint(2, field, "big")
+
+    def u32be(self, field: str) -> int:
+        """Take a big-endian 32-bit integer."""
+        return self.uint(4, field, "big")
+
+    def rest(self) -> bytes:
+        """Take everything that is left."""
+        return self.take(self.left, "rest")
+
+    def taken(self) -> bytes:
+        """Give all bytes taken so far, exactly as they came: what a signature over a prefix covers."""
+        return self._data[: self._at]
+
+    def end(self, *, code: str = "TrailingData") -> None:
+        """Require that nothing is left."""
+        if self.left:
+            raise Malformed(code, self._what, want="end of data", got=f"{self.left} more bytes")
