@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inference engine: turns sealed requests into tokens, many at a time, with tenants kept apart.
+
+Both engines obey `enclave.seams.Engine`; nothing else of this package is called from outside it:
+
+    EchoEngine(*, clock: Clock, name: str = "echo", context: int = 4096, queue_limit: int = 256,
+               delay: float = 0.0, default_max_tokens: int = 1024)
+    LlamaEngine.load(models: Sequence[ModelConfig], *, clock: Clock) -> LlamaEngine
+    ModelConfig(*, name: str, path: Path, sha256: bytes, context: int = 4096, slots: int = 4, ubatch: int = 512,
+                threads: int = 0, queue_limit: int = 64, type_k: str = "f16", type_v: str = "f16", flash: int = 0,
+                gpu_layers: int = 0, self_test: bool = True)
+
+`context` is tokens per slot, `slots` the number of sequences decoded together, `threads` 0 means one fewer than the
+CPUs. `LlamaEngine.load` raises ModelRefused (digest, header, self-test) before anything of the model is believed, and
+returns when the model is warm. Submit and cancel may be called from any thread, `events` from one.
+"""
