@@ -36,7 +36,7 @@ def decode(data: bytes, *, limit: int, what: str, code: str = "MalformedCbor") -
         value = cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
         _require_plain(value, 0)
         again = cbor2.dumps(value, canonical=True)
-    except Exception as e:  # the decoder of hostile bytes has exactly one way out
+    except Exception as e:  # noqa: BLE001 - the decoder of hostile bytes has exactly one way out
         raise Malformed(code, what, want="deterministic CBOR of plain types", got=type(e).__name__) from None
     if again != data:
         raise Malformed(code, what, want="the one deterministic encoding", got="another encoding")
@@ -136,3 +136,60 @@ def _require_plain_map(value: Mapping[object, object], depth: int) -> None:
     for key, item in value.items():
         _require_plain(key, depth + 1)
         _require_plain(item, depth + 1)
+
+
+_UINT_WIDTHS: Final = {24: 1, 25: 2, 26: 4, 27: 8}
+
+
+class SequenceDecoder:
+    """Cuts a CBOR sequence (RFC 8742) that arrives in pieces into deterministic items of at most `limit` bytes each."""
+
+    __slots__ = ("_buffer", "_code", "_limit", "_what")
+
+    def __init__(self, *, limit: int, what: str, code: str) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+        self._what = what
+        self._code = code
+
+    def feed(self, data: bytes) -> list[Value]:
+        """Take more bytes and give every item that is now whole."""
+        self._buffer += data
+        items: list[Value] = []
+        while self._buffer:
+            size = self._item_size()
+            if size is None:
+                break
+            items.append(decode(bytes(self._buffer[:size]), limit=self._limit, what=self._what, code=self._code))
+            del self._buffer[:size]
+        if len(self._buffer) > self._limit:
+            raise Malformed(self._code, self._what, want=f"items of at most {self._limit} bytes", got="more")
+        return items
+
+    def end(self) -> None:
+        """Require that no half item is left."""
+        if self._buffer:
+            raise Malformed(self._code, self._what, want="whole items", got=f"{len(self._buffer)} bytes of one")
+
+    def _item_size(self) -> int | None:
+        """Give the size of the first item, or None while it is not whole. Content is checked by `decode`."""
+        at, open_items = 0, 1
+        while open_items:
+            if at >= len(self._buffer):
+                return None
+            major, low = self._buffer[at] >> 5, self._buffer[at] & 31
+            width = _UINT_WIDTHS.get(low, 0)
+            if low > 27 or (major == 7 and low not in (20, 21, 22)) or major in (1, 6):
+                raise Malformed(self._code, self._what, want="plain deterministic CBOR", got=f"byte {self._buffer[at]:#04x}")
+            if at + 1 + width > len(self._buffer):
+                return None
+            count = int.from_bytes(self._buffer[at + 1 : at + 1 + width], "big") if width else low
+            at += 1 + width
+            open_items -= 1
+            if major in (2, 3):
+                at += count
+            elif major in (4, 5):
+                open_items += count * (major - 3)
+            if at > self._limit or open_items > self._limit:
+                raise Malformed(self._code, self._what, want=f"items of at most {self._limit} bytes", got="more")
+        return at if at <= len(self._buffer) else None
