@@ -82,7 +82,8 @@ class Receipt:
             .store_bytes(self.previous)
         )
         root.store_ref(exchange).store_ref(identity).store_ref(usage.end_cell())
-        return root.store_maybe_ref(self.extension).end_cell()
+        cell: Cell = root.store_maybe_ref(self.extension).end_cell()
+        return cell
 
     @property
     def hash(self) -> bytes:
@@ -180,7 +181,8 @@ def _builder(*hashes: bytes) -> Builder:
 
 
 def _hashes(*hashes: bytes) -> Cell:
-    return _builder(*hashes).end_cell()
+    cell: Cell = _builder(*hashes).end_cell()
+    return cell
 
 
 def _end(part: Slice) -> None:
