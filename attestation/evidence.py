@@ -9,7 +9,7 @@ from typing import Final
 from . import cbor
 from .boot import MAX_BOOT_BYTES, MAX_EPOCH_BYTES, PROFILE
 from .errors import Malformed
-from .gpu.evidence import MAX_DEVICES, GpuDeviceEvidence, GpuEndorsementSet
+from .gpu.evidence import GpuEvidence
 
 MAX_EVIDENCE: Final = 4 * 1024 * 1024
 MAX_QUOTE: Final = 16 * 1024
@@ -20,8 +20,6 @@ MAX_OPERATOR: Final = 16 * 1024
 MAX_COLLATERAL: Final = 256 * 1024
 MAX_MANIFEST: Final = 64 * 1024
 MAX_FIRMWARE_LOG: Final = 256 * 1024
-GPU_EPOCH: Final = 1
-GPU_CLIENT: Final = 2
 _CODE: Final = "MalformedEvidence"
 
 _FIELDS: Final = {
@@ -36,44 +34,6 @@ _FIELDS: Final = {
     10: ("manifest", MAX_MANIFEST),
     11: ("firmware_log", MAX_FIRMWARE_LOG),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuEvidence:
-    """GPU evidence: this epoch's or this client's set, the boot gate's set, and endorsements."""
-
-    nonce_kind: int  # GPU_EPOCH or GPU_CLIENT
-    devices: tuple[GpuDeviceEvidence, ...]
-    gate: tuple[GpuDeviceEvidence, ...]
-    endorsements: GpuEndorsementSet
-
-    def to_map(self) -> dict[int, object]:
-        """Give the map under key 12."""
-        return {
-            1: self.nonce_kind,
-            2: [d.to_map() for d in self.devices],
-            3: [d.to_map() for d in self.gate],
-            4: self.endorsements.to_map(),
-        }
-
-    @classmethod
-    def from_map(cls, value: cbor.Value) -> GpuEvidence:
-        """Read the map. Raises Malformed."""
-        m = cbor.int_map(value, what="evidence.gpu", code=_CODE, required=(1, 2, 3, 4))
-        kind = cbor.as_uint(m[1], "evidence.gpu.nonce_kind", code=_CODE, limit=GPU_CLIENT)
-        if kind not in (GPU_EPOCH, GPU_CLIENT):
-            raise Malformed(_CODE, "evidence.gpu.nonce_kind", want="1 or 2", got=kind)
-        return cls(
-            nonce_kind=kind,
-            devices=_devices(m[2], "evidence.gpu.devices"),
-            gate=_devices(m[3], "evidence.gpu.gate"),
-            endorsements=GpuEndorsementSet.from_map(m[4]),
-        )
-
-
-def _devices(value: cbor.Value, where: str) -> tuple[GpuDeviceEvidence, ...]:
-    entries = cbor.as_list(value, where, code=_CODE, limit=MAX_DEVICES, least=1)
-    return tuple(GpuDeviceEvidence.from_map(entry) for entry in entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

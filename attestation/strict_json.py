@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict JSON: UTF-8, no duplicate keys, no NaN, bounded size, depth and integers."""
+
+from __future__ import annotations
+
+import json
+from typing import Final, NoReturn
+
+from .errors import Malformed
+
+MAX_DEPTH: Final = 32
+MAX_DIGITS: Final = 20  # 64-bit integers
+
+
+class _DuplicateKeyError(Exception):
+    """A key stands twice in one object."""
+
+
+def loads(data: bytes, *, limit: int, what: str) -> object:
+    """Decode one JSON document of at most `limit` bytes. Raises Malformed(JsonInvalid or JsonDuplicateKey)."""
+    if len(data) > limit:
+        raise Malformed("JsonInvalid", what, want=f"at most {limit} bytes", got=len(data))
+    _require_shallow(data, what)
+    try:
+        text = data.decode("utf-8", "strict")
+        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant, parse_int=_integer)
+    except _DuplicateKeyError:
+        raise Malformed("JsonDuplicateKey", what, want="each key once", got="a key twice") from None
+    except (ValueError, RecursionError) as e:
+        raise Malformed("JsonInvalid", what, want="JSON", got=type(e).__name__) from None
+
+
+def _require_shallow(data: bytes, what: str) -> None:
+    """Bound the nesting before the decoder recurses; brackets inside strings do not count."""
+    depth, in_string, escaped = 0, False, False
+    for byte in data:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more")
+        elif byte in b"]}":
+            depth -= 1
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _DuplicateKeyError
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("integer too long")
+    return int(digits)
