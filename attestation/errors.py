@@ -24,7 +24,7 @@ _MALFORMED: Final = """
     JsonInvalid JsonDuplicateKey JsonUnexpectedKey TcbInfoInvalid TcbInfoUnsupported QeIdentityInvalid
     QeIdentityUnsupported MalformedEventLog MalformedFirmware MalformedImage
     MalformedGpuReport UnsupportedGpuReport MalformedOpaqueData MalformedRim MalformedOcsp MalformedCrl MalformedEat
-    MalformedProof MalformedBlock MalformedAccount MalformedTrustPath
+    MalformedProof MalformedBlock MalformedAccount MalformedTrustPath MalformedRegistration
     MalformedGguf
 """
 
@@ -45,6 +45,7 @@ _UNTRUSTED: Final = """
     OcspSignatureInvalid OcspMismatch OcspExpired OcspNotYetValid OcspRevoked OcspUnknown EatSignatureInvalid EatMismatch
     HpkeOpenFailed FrameAuthenticationFailed StreamTruncated StreamOverrun ReceiptSignatureInvalid ReceiptMismatch
     ReceiptEquivocation CommitmentMismatch TokenCountMismatch BatchProofInvalid BatchSignatureInvalid
+    RegistrationSignatureInvalid
     BlockProofInvalid ShardProofInvalid AccountProofInvalid RegistryProofInvalid TrustPathInvalid NotAnchored
 """
 
