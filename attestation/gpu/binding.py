@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ties GPU evidence to an enclave: the nonce that devices sign, the digest in the quote (docs/protocol.md, GPU sets)."""
+"""What ties GPU evidence to an enclave: the nonce that devices sign, the digest that the quote carries."""
 
 from __future__ import annotations
 
