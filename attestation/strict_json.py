@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Final, NoReturn
 
 from .errors import Malformed
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 20  # 64-bit integers
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
 
 
 class _DuplicateKeyError(Exception):
@@ -32,23 +35,11 @@ def loads(data: bytes, *, limit: int, what: str) -> object:
 
 def _require_shallow(data: bytes, what: str) -> None:
     """Bound the nesting before the decoder recurses; brackets inside strings do not count."""
-    depth, in_string, escaped = 0, False, False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more")
-        elif byte in b"]}":
-            depth -= 1
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", data)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more")
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the client remembers of receipts: (receipt key, serial) -> hash, so that equivocation shows (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from attestation.errors import Untrusted
+from attestation.receipt import SignedReceipt
+
+BUSY_SECONDS = 10.0
+
+
+class ReceiptMemory:
+    """A small SQLite file in the user's state directory, or nothing at all in memory.
+
+    Two hashes for one serial, or two successors of one hash, are kept both, as proof, and refused.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        if path is not None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
+        with self._db:
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS receipts (key BLOB, serial TEXT, hash BLOB, previous BLOB, item BLOB,"
+                " PRIMARY KEY (key, serial, hash)) WITHOUT ROWID"
+            )
+            self._db.execute("CREATE INDEX IF NOT EXISTS successors ON receipts (key, previous)")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def remember(self, key: bytes, signed: SignedReceipt) -> None:
+        """Keep a verified receipt. Raises Untrusted(ReceiptEquivocation) when it contradicts one that is kept."""
+        receipt = signed.receipt
+        serial, digest = str(receipt.serial), receipt.hash
+        with self._db:
+            self._db.execute(
+                "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?)",
+                (key, serial, digest, receipt.previous, signed.encode()),
+            )
+        same_serial = self._db.execute(
+            "SELECT count(*) FROM receipts WHERE key = ? AND serial = ?", (key, serial)
+        ).fetchone()[0]
+        successors = self._db.execute(
+            "SELECT count(DISTINCT hash) FROM receipts WHERE key = ? AND previous = ?", (key, receipt.previous)
+        ).fetchone()[0]
+        if same_serial > 1 or successors > 1:
+            what = "serial" if same_serial > 1 else "previous"
+            raise Untrusted("ReceiptEquivocation", f"receipt.{what}", want="one receipt", got="two, both kept as proof")
+
+    def evidence_of_equivocation(self, key: bytes, serial: int) -> list[bytes]:
+        """Give every kept receipt item of one serial."""
+        rows = self._db.execute("SELECT item FROM receipts WHERE key = ? AND serial = ?", (key, str(serial)))
+        return [bytes(row[0]) for row in rows]
