@@ -14,9 +14,19 @@ from .evidence import NONCE_CLIENT, NONCE_EPOCH, GpuDeviceEvidence
 from .pem import load_certificate, split_pem
 from .spdm import parse_report
 
-NONCE_BOOT: Final = 0
+__all__ = [
+    "DEVICE_CHAIN_LENGTH",
+    "NONCE_CLIENT",
+    "NONCE_EPOCH",
+    "NONCE_GATE",
+    "gpu_nonce",
+    "gpu_set_digest",
+    "leaf_serial",
+]
+
+NONCE_GATE: Final = 0
 DEVICE_CHAIN_LENGTH: Final = 5
-_BODY_SIZES: Final = {NONCE_BOOT: 16, NONCE_EPOCH: 32, NONCE_CLIENT: 64}
+_BODY_SIZES: Final = {NONCE_GATE: 16, NONCE_EPOCH: 32, NONCE_CLIENT: 64}
 
 
 def gpu_nonce(kind: int, body: bytes) -> bytes:

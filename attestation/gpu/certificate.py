@@ -20,7 +20,7 @@ from ..window import Window
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
-_CRITICAL: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
+_CRITICAL: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE})
 
 
 def p384_key(cert: x509.Certificate, *, where: str) -> ec.EllipticCurvePublicKey:

@@ -48,7 +48,7 @@ class VerifiedRim:
     product: str  # the chip
     version: str
     tag_id: str
-    golden: Mapping[int, tuple[bytes, ...]]  # active indices only: every acceptable SHA-384
+    golden: Mapping[int, tuple[bytes, ...]] = field(repr=False)  # active indices: every acceptable SHA-384
     sha256: bytes  # 32, of the file
     root_spki: bytes  # 32
     window: Window
