@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Audit a dossier offline, link by link, under the auditor's own policy. Nothing in the file is trusted.
+
+1. the dossier is well formed, every byte used
+2. its evidence is true under the auditor's roots at the time of the exchange (or at --at)
+3. the auditor's policy accepts it
+4. header and body are those of one exchange
+5. the receipt is signed by the evidence's receipt key and agrees with everything disclosed
+6. the anchoring: `not anchored` without a proof
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from attestation.answer import Answer, Witness, check_receipt
+from attestation.appraise import appraise
+from attestation.channel.header import Header
+from attestation.dossier import Dossier
+from attestation.errors import error_for
+from attestation.exchange import ExchangeBody, commit
+from attestation.findings import Finding
+from attestation.policy import Policy
+from attestation.receipt import SignedReceipt
+from attestation.verdict import Verdict
+from attestation.verify import Verified, verify_evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Audit:
+    """Every link with its result."""
+
+    dossier: Dossier
+    verified: Verified
+    verdict: Verdict
+    receipt: SignedReceipt
+    answer: Answer
+    links: tuple[Finding, ...]
+    anchoring: str
+
+    @property
+    def confidential(self) -> bool:
+        """As the verdict computed it."""
+        return self.verdict.confidential
+
+    def require(self, *, allow_unconfidential: bool) -> None:
+        """Raise the error of the first broken link, if any."""
+        self.verdict.require(allow_unconfidential=allow_unconfidential)
+        for link in self.links:
+            if not link.holds:
+                raise error_for(link.code, link.rule, want=link.want, got=link.got)
+
+    def to_json(self) -> dict[str, object]:
+        """Give the audit as the documented JSON object."""
+        return {
+            "verdict": self.verdict.to_json(),
+            "links": [link.to_json() for link in self.links],
+            "anchoring": self.anchoring,
+            "receipt": {"hash": self.receipt.receipt.hash.hex(), "serial": self.receipt.receipt.serial},
+        }
+
+
+def audit(data: bytes, policy: Policy, *, at: datetime | None) -> Audit:
+    """Check a dossier under `policy`, at the time it claims or at `at`. Raises AttestationError where a link's input is false."""
+    dossier = Dossier.decode(data)  # 1
+    now = at or datetime.fromtimestamp(dossier.verified_at, UTC)
+    verified = verify_evidence(  # 2
+        dossier.evidence, nonce=dossier.nonce, roots=policy.roots, time=policy.time, now=now
+    )
+    verdict = appraise(verified, policy, now=now)  # 3
+    header, body = Header.decode(dossier.header), ExchangeBody.decode(dossier.request)  # 4
+    answer = Answer.of_payload(dossier.response)
+    receipt = SignedReceipt.decode(dossier.receipt)
+    salts = dossier.salts
+    witness = Witness(
+        boot=verified.boot,
+        epoch=verified.epoch,
+        header=header,
+        body=body,
+        answer=answer,
+        ciphertext_hash=dossier.ciphertext_hash,
+        transcript_hash=dossier.transcript_hash,
+        request_commitment=commit(salts.request, dossier.request) if salts.request else None,
+        response_commitment=commit(salts.response, dossier.response) if salts.response else None,
+        token_salt=salts.tokens,
+        prices=verified.operator.prices if verified.operator else None,
+    )
+    links = [*_header_links(header, verified), *check_receipt(receipt, witness)]  # 5
+    return Audit(
+        dossier=dossier,
+        verified=verified,
+        verdict=verdict,
+        receipt=receipt,
+        answer=answer,
+        links=tuple(links),
+        anchoring="not anchored",  # 6
+    )
+
+
+def _header_links(header: Header, verified: Verified) -> list[Finding]:
+    keyset = verified.claims.keyset_digest
+    return [
+        Finding(
+            rule="header.keyset_digest",
+            holds=header.keyset_digest == keyset,
+            code="EpochDigestMismatch",
+            want=keyset.hex(),
+            got=header.keyset_digest.hex(),
+        )
+    ]
+
+

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sericin ask TARGET "PROMPT"`: verify, seal, stream the answer, check the receipt, keep a dossier."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from attestation.exchange import Delta
+from attestation.errors import AttestationError
+
+from ..attested import Attested, attest, wall_clock
+from ..dossier import dossier_of
+from ..errors import UsageFault
+from ..exchange import Run, RunRequest
+from ..memory import ReceiptMemory
+from ..output import confidentiality_line, console, print_json, reports_errors, write_file
+from ..settings import ChosenPolicy, choose_policy, state_dir
+from ..target import parse_target
+from .verify import TIMEOUT
+
+CHAT = "/v1/chat/completions"
+
+
+@click.command(name="ask")
+@click.argument("target")
+@click.argument("prompt")
+@click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
+@click.option("--model", help="Model to ask; needed only where the enclave serves several.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature; 0 is greedy.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the sampler.")
+@click.option("--dossier", "dossier_path", type=click.Path(path_type=Path), help="Write everything an auditor needs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end instead of a stream.")
+@reports_errors
+def command(
+    target: str,
+    prompt: str,
+    policy_path: Path | None,
+    model: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    seed: int | None,
+    dossier_path: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Ask the verified enclave at TARGET; "-" as PROMPT reads standard input.
+
+    Nothing of the prompt leaves this machine before the enclave was verified and accepted. Exit codes: 0 complete,
+    3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable or outcome unknown, 7 declined by the enclave.
+    """
+    chosen = choose_policy(policy_path)
+    parsed = parse_target(target)
+
+    def connect() -> Attested:
+        return attest(
+            parsed, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, timeout=TIMEOUT
+        )
+
+    attested = connect()
+    name = _model_name(attested, model)
+    body = _body(sys.stdin.read() if prompt == "-" else prompt, name, max_tokens, temperature, seed)
+    memory = ReceiptMemory(state_dir() / "receipts.sqlite")
+    request = RunRequest(endpoint=CHAT, openai=json.dumps(body).encode(), model=name, stream=True)
+    run = Run(attested, request, reattest=connect, now=wall_clock, memory=memory)
+    try:
+        _stream(run, as_json=as_json)
+    finally:
+        run.attested.connection.close()
+        memory.close()
+    _conclude(run, chosen, dossier_path, as_json=as_json)
+
+
+def _model_name(attested: Attested, wanted: str | None) -> str:
+    names = [model.name for model in attested.verified.boot.models]
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        attested.connection.close()
+        raise UsageFault(f"--model is one of: {', '.join(names)}")
+    return wanted
+
+
+def _body(
+    prompt: str, model: str, max_tokens: int, temperature: float | None, seed: int | None
+) -> dict[str, object]:
+    body: dict[str, object] = {
+        "model": model,
+        "stream": True,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": max_tokens,
+    }
+    if temperature is not None:
+        body["temperature"] = temperature
+    if seed is not None:
+        body["seed"] = seed
+    return body
+
+
+def _stream(run: Run, *, as_json: bool) -> None:
+    shown = False
+    try:
+        for item in run.items():
+            if isinstance(item, Delta) and item.text and not as_json:
+                click.echo(item.text, nl=False)
+                sys.stdout.flush()
+                shown = True
+    except AttestationError:
+        if shown:
+            click.echo("\n[incomplete: what stands above was cut or is false]", err=True)
+        raise
+    if not as_json:
+        click.echo()
+
+
+def _conclude(run: Run, chosen: ChosenPolicy, dossier_path: Path | None, *, as_json: bool) -> None:
+    if run.receipt is None:
+        raise RuntimeError("a run that ended has a receipt")
+    receipt, confidential = run.receipt.receipt, run.attested.verdict.confidential
+    if dossier_path is not None:
+        write_file(dossier_path, dossier_of(run, policy=chosen.document).encode())
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "code": None,
+                "exit": 0,
+                "text": run.answer.text(),
+                "finish": run.answer.finishes.get(0),
+                "confidential": confidential,
+                "receipt": {"hash": receipt.hash.hex(), "serial": receipt.serial, "price": receipt.price},
+                "usage": {"prompt": receipt.prompt_tokens, "completion": receipt.completion_tokens},
+                "dossier": str(dossier_path) if dossier_path else None,
+            }
+        )
+        return
+    out = console(stderr=True)
+    out.print(
+        f"receipt {receipt.hash.hex()[:16]} (serial {receipt.serial}) verified: {receipt.prompt_tokens} prompt and "
+        f"{receipt.completion_tokens} completion tokens; {len(run.links)} links hold; not recounted",
+        style="dim",
+    )
+    if dossier_path is not None:
+        out.print(f"dossier written to {dossier_path}", style="dim")
+    out.print(confidentiality_line(confidential=confidential))

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sericin receipt show|verify`: read a receipt, alone or out of a dossier, and check its signature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from attestation.dossier import MAX_DOSSIER, Dossier
+from attestation.errors import Malformed
+from attestation.receipt import MACHINE_CODES, SignedReceipt
+from attestation.verdict import Verdict
+from attestation.verify import verify_evidence
+from attestation.appraise import appraise
+from attestation.exchange import FINISH_CODES
+
+from datetime import UTC, datetime
+
+from ..errors import UsageFault
+from ..output import confidentiality_line, console, findings_table, parse_time, print_json, read_file, reports_errors
+from ..settings import choose_policy
+
+
+def read_receipt(data: bytes) -> tuple[SignedReceipt, Dossier | None]:
+    """Recognise a receipt item or a dossier by content. Raises Malformed."""
+    try:
+        return SignedReceipt.decode(data), None
+    except Malformed as not_a_receipt:
+        try:
+            dossier = Dossier.decode(data)
+        except Malformed:
+            raise not_a_receipt from None
+        return SignedReceipt.decode(dossier.receipt), dossier
+
+
+@click.group(name="receipt")
+def command() -> None:
+    """Show, verify and prove receipts."""
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@reports_errors
+def show(file: Path, *, as_json: bool) -> None:
+    """Decode every field of the receipt in FILE (a receipt item or a dossier). Nothing is verified."""
+    signed, _ = read_receipt(read_file(file, limit=MAX_DOSSIER))
+    fields = receipt_fields(signed)
+    if as_json:
+        print_json({"ok": True, "code": None, "exit": 0, "verified": False, "receipt": fields})
+        return
+    out = console()
+    for name, value in fields.items():
+        out.print(f"{name:<20} {value}")
+    out.print("NOT VERIFIED", style="bold yellow")
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--evidence", "evidence_path", type=click.Path(path_type=Path), help="Evidence; a dossier brings its own.")
+@click.option("--nonce", help="The client nonce of that evidence, hex; none for the nonce-less evidence.")
+@click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy that says whose evidence counts.")
+@click.option("--at", "at_text", help="Judge at this time (RFC 3339 or unix seconds).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@reports_errors
+def verify(
+    file: Path, evidence_path: Path | None, nonce: str | None, policy_path: Path | None, at_text: str | None, *, as_json: bool
+) -> None:
+    """Check that the receipt in FILE was signed by an enclave that the policy accepts."""
+    signed, dossier = read_receipt(read_file(file, limit=MAX_DOSSIER))
+    chosen = choose_policy(policy_path)
+    at = parse_time(at_text)
+    if evidence_path is not None:
+        data, used_nonce = read_file(evidence_path), _nonce(nonce)
+        now = at or datetime.now(UTC)
+    elif dossier is not None:
+        data, used_nonce = dossier.evidence, dossier.nonce
+        now = at or datetime.fromtimestamp(dossier.verified_at, UTC)
+    else:
+        raise UsageFault("--evidence FILE is needed: a receipt alone does not say whose key signed it")
+    verified = verify_evidence(
+        data, nonce=used_nonce, roots=chosen.policy.roots, time=chosen.policy.time, now=now
+    )
+    verdict = appraise(verified, chosen.policy, now=now)
+    verdict.require(allow_unconfidential=chosen.allow_unconfidential)
+    signed.verify(verified.boot.receipt_key)
+    _report(signed, verdict, as_json=as_json)
+
+
+def _report(signed: SignedReceipt, verdict: Verdict, *, as_json: bool) -> None:
+    fields = receipt_fields(signed)
+    if as_json:
+        print_json(
+            {"ok": True, "code": None, "exit": 0, "verified": True, "receipt": fields, "verdict": verdict.to_json()}
+        )
+        return
+    out = console()
+    out.print(findings_table(verdict.findings))
+    out.print(f"receipt {fields['hash']}: signature holds", style="bold green")
+    out.print(confidentiality_line(confidential=verdict.confidential))
+
+
+def _nonce(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != 32:
+        raise UsageFault("--nonce takes 32 bytes in hex")
+    return nonce
+
+
+def receipt_fields(signed: SignedReceipt) -> dict[str, object]:
+    """Give every field for printing: hashes in hex, codes by name."""
+    receipt = signed.receipt
+    machine = {code: name for name, code in MACHINE_CODES.items()}[receipt.machine]
+    finish = {code: name for name, code in FINISH_CODES.items()}.get(receipt.finish, str(receipt.finish))
+    hashes = ("previous", "ciphertext", "request", "response", "tokens", "transcript", "nonce", "request_id")
+    hashes += ("boot", "image", "model", "params", "account")
+    numbers = ("epoch", "serial", "issued_at", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+    return {
+        "hash": receipt.hash.hex(),
+        **{name: getattr(receipt, name) for name in numbers},
+        "price_nanogram": receipt.price,
+        "status": receipt.status.name.lower(),
+        "finish": finish or "none",
+        "machine": machine,
+        **{name: getattr(receipt, name).hex() for name in hashes},
+        "signature": signed.signature.hex(),
+    }

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gather a finished run into a dossier."""
+
+from __future__ import annotations
+
+from attestation.dossier import Dossier, DisclosedSalts
+
+from .exchange import Run
+
+
+def dossier_of(run: Run, *, policy: bytes) -> Dossier:
+    """Make the dossier of a run whose receipt was checked. It holds the prompt, the answer and the salts; no key."""
+    if run.receipt is None or run.witness is None or run.sealed is None:
+        raise RuntimeError("only a finished run has a dossier")
+    salts = run.sealed.schedule.salts
+    return Dossier(
+        evidence=run.attested.evidence,
+        nonce=run.attested.nonce,
+        verified_at=int(run.attested.verified_at.timestamp()),
+        header=run.sealed.header.encode(),
+        ciphertext_hash=run.witness.ciphertext_hash,
+        transcript_hash=run.witness.transcript_hash,
+        request=run.witness.body.encode(),
+        response=bytes(run.response_payload),
+        salts=DisclosedSalts(request=salts.request, response=salts.response, tokens=salts.tokens),
+        receipt=run.receipt.encode(),
+        policy=policy,
+    )

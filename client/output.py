@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command says and how it ends: tables for people, one JSON document for machines, exit codes for scripts."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attestation.errors import AttestationError
+from attestation.findings import Finding
+
+from .errors import ClientError, UsageFault
+
+NOT_CONFIDENTIAL = "NOT CONFIDENTIAL: a simulated machine, whose host reads everything"
+MAX_INPUT = 4 * 1024 * 1024
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Give a console that wraps nothing in a pipe, so that scripts see whole lines."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, soft_wrap=not stream.isatty(), highlight=False)
+
+
+def print_json(document: dict[str, object]) -> None:
+    """Print the one JSON document of a command."""
+    click.echo(json.dumps(document, indent=2, sort_keys=True))
+
+
+def reports_errors(command: F) -> F:
+    """Turn this project's errors into the documented exit code; with `as_json`, into a JSON document."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (AttestationError, ClientError) as e:
+            if kwargs.get("as_json"):
+                document: dict[str, object] = {"ok": False, "code": e.code, "exit": e.exit_code, "error": e.to_json()}
+                print_json(document)
+            else:
+                print_error(e)
+            raise SystemExit(e.exit_code) from None
+
+    return wrapped  # type: ignore[return-value]  # wraps keeps the signature
+
+
+def print_error(error: AttestationError | ClientError) -> None:
+    """Print one line that says what is wrong, and the verdict's failed findings when there is one."""
+    out = console(stderr=True)
+    label = {3: "malformed", 4: "untrusted", 5: "refused", 6: "unreachable", 7: "declined"}.get(error.exit_code, "error")
+    out.print(Text(f"{label}: {error}", style="bold red"))
+    verdict = getattr(error, "verdict", None)
+    if verdict is not None:
+        out.print(findings_table(f for f in verdict.findings if not f.holds))
+
+
+def findings_table(findings: Iterable[Finding], *, title: str | None = None) -> Table:
+    """Give findings as a table: a mark, the rule, what was wanted and what was found."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "rule", "want", "got"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        if finding.waived is not None:
+            mark, want = Text("~", style="yellow"), f"waived: {finding.waived}"
+        else:
+            mark = Text("ok", style="green") if finding.holds else Text("NO", style="bold red")
+            want = finding.want
+        table.add_row(mark, finding.rule, Text(_short(want)), Text(_short(finding.got)))
+    return table
+
+
+def _short(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def confidentiality_line(*, confidential: bool) -> Text:
+    """Give the line that every screen shows about a verdict."""
+    if confidential:
+        return Text("CONFIDENTIAL: every root is one of this release", style="bold green")
+    return Text(NOT_CONFIDENTIAL, style="bold yellow")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Read --at: RFC 3339 or unix seconds. Raises UsageFault."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{1,11}", text):
+        return datetime.fromtimestamp(int(text), UTC)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageFault("--at takes an RFC 3339 time or unix seconds") from None
+    if when.tzinfo is None:
+        raise UsageFault("--at needs a time zone, for example 2026-11-24T12:00:00Z")
+    return when.astimezone(UTC)
+
+
+def read_file(path: Path, *, limit: int = MAX_INPUT) -> bytes:
+    """Read a file that the user named, at most `limit` bytes. Raises UsageFault."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as e:
+        raise UsageFault(f"{path}: {e.strerror}") from None
+    if len(data) > limit:
+        raise UsageFault(f"{path}: longer than {limit} bytes")
+    return data
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: beside its place, then renamed into it."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        raise UsageFault(f"{path}: {e.strerror}") from None
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
