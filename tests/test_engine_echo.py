@@ -63,7 +63,8 @@ def test_it_says_the_last_message_again(engine: EchoEngine) -> None:
     events = _run(engine)
     assert [event.kind for event in events] == ["started", *["delta"] * 4, "choice_end", "finished"]
     assert b"".join(event.text for event in events) == b"one two  three\nfour"
-    assert events[-1].prompt_tokens == 4 and events[-1].completion_tokens == 4
+    assert events[-1].prompt_tokens == 4
+    assert events[-1].completion_tokens == 4
     assert events[-2].finish == "stop"
 
 
@@ -105,7 +106,8 @@ def test_it_is_busy_when_full(clock: _Clock) -> None:
     engine = EchoEngine(clock=clock, delay=0.05, queue_limit=1)
     assert engine.submit(_job(_chat("a b c d e f g"))).accepted
     answer = engine.submit(_job(_chat("a"), job_id=2))
-    assert (answer.accepted, answer.code) == (False, "busy") and answer.retry_after >= 1
+    assert (answer.accepted, answer.code) == (False, "busy")
+    assert answer.retry_after >= 1
     engine.close()
     assert engine.submit(_job(_chat("a"), job_id=3)).code == "busy"
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from attestation import cbor
 
 from ..seams import Admission, Clock, EngineEvent, EventKind, FinishReason, Job
+from .body import RequestRefused, loads
 from .outbox import Outbox
-from .strict_json import RequestRefused, loads
 
 _WORD = re.compile(r"\S+\s*|\s+")
 _ENDPOINTS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}

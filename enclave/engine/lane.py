@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers: what does one model do in one step? Decode for everybody who is ready, then prefill whoever came first.
+
+One llama_decode per step. A batch holds one token of every decoding sequence and the next piece of the oldest prompt
+still being read, in the order of the slots: llama.cpp computes neighbouring slots together and splits at holes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..seams import EngineEvent, EventKind, FinishReason
+from .batch import Batch
+from .fair_queue import FairQueue
+from .native import NativeContext, NativeError, NativeModel
+from .plan import Plan
+from .sampling import Sampler
+from .speed import Speed
+from .stream import ChoiceStream
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class Run:
+    """One job in the engine."""
+
+    job_id: int
+    tenant: bytes
+    deadline: float
+    plan: Plan
+    open: int = 0  # choices not yet over
+    waiting: int = 0  # choices not yet in a slot
+    started: bool = False
+    cached: int = 0
+    completion: int = 0
+    cancelled: bool = False
+
+
+@dataclass(slots=True, kw_only=True, repr=False, eq=False)
+class Sequence:
+    """One choice of a run in a slot."""
+
+    run: Run
+    slot: int
+    stream: ChoiceStream
+    sampler: Sampler
+    past: int = 0  # positions that the slot holds
+    mark: int = 0  # the same before the current batch
+    next_token: int = -1  # sampled and not yet decoded; -1 while the prompt is being read
+    index: int = -1  # of its output in the current batch
+
+
+class Lane:
+    """One model's slots and queue. Everything here runs on the engine's thread."""
+
+    def __init__(
+        self,
+        model: NativeModel,
+        context: NativeContext,
+        *,
+        slots: int,
+        ubatch: int,
+        chunk: int,
+        queue: FairQueue[Run],
+        speed: Speed,
+        now: Callable[[], float],
+    ) -> None:
+        """Serve `slots` sequences; read prompts by `ubatch` tokens, or by `chunk` while others are answering."""
+        self._model = model
+        self._context = context
+        self._ubatch = ubatch
+        self._chunk = chunk
+        self._now = now
+        self._batch = Batch(ubatch + slots, slots)
+        self._free = list(range(slots))
+        self._active: list[Sequence] = []  # in the order of admission
+        self._runs: dict[int, Run] = {}
+        self._halfway: Run | None = None  # a run with choices that have no slot yet
+        self._dirty = False
+        self.queue = queue
+        self.speed = speed
+        self.reading: int | None = None  # the job whose prompt the running decode reads
+
+    @property
+    def idle(self) -> bool:
+        """True when there is nothing to do."""
+        return not self._active and not self.queue and self._halfway is None
+
+    def cancel(self, job_id: int, events: list[EngineEvent]) -> None:
+        """End a job: from the queue at once, from its slots now."""
+        queued = self.queue.remove(job_id)
+        if queued is not None:
+            self._finish(queued, events)
+        run = self._runs.get(job_id)
+        if run is not None:
+            run.cancelled = True
+            self._end_run(run, FinishReason.CANCELLED, events)
+
+    def fail_all(self, code: str, events: list[EngineEvent]) -> None:
+        """End every job with FAILED: the model did not compute."""
+        for sequence in list(self._active):
+            self._release(sequence)
+        runs = list(self._runs.values())
+        while (run := self.queue.pop()) is not None:
+            runs.append(run)
+        self._runs.clear()
+        self._halfway = None
+        events.extend(EngineEvent(job_id=run.job_id, kind=EventKind.FAILED, code=code) for run in runs)
+
+    def prepare(self, events: list[EngineEvent]) -> None:
+        """Move between queue and slots: the only part of a step that touches the queue."""
+        self._expire(events)
+        self._admit(events)
+
+    def warm_up(self) -> None:
+        """Compute once, so that the first request pays for nothing but itself."""
+        size = min(self._ubatch, self._context.context - 1)
+        for tokens in ([0] * size, [0]):
+            self._batch.clear()
+            self._batch.add_run(0, tokens, 0, output=True)
+            if self._context.decode(self._batch.struct()) != 0:
+                raise NativeError("the model does not compute")
+            self._context.forget(0)
+        self._batch.clear()
+        self._context.wipe()
+
+    def step(self, events: list[EngineEvent]) -> None:
+        """Do one llama_decode, and everything that follows from it."""
+        if not self._active:
+            return
+        began = time.perf_counter()
+        prompt, decoded = self._fill()
+        if self._context.decode(self._batch.struct()) != 0:
+            self._roll_back()
+            return
+        for sequence in list(self._active):
+            if sequence.index >= 0:
+                self._take_token(sequence, events)
+        self.speed.note(prompt, decoded, time.perf_counter() - began)
+
+    def drain(self) -> None:
+        """Wipe everything if nothing runs: called when the lane has become idle."""
+        if self._dirty and self.idle:
+            self._context.wipe()
+            self._batch.wipe()
+            self._dirty = False
+
+    def _expire(self, events: list[EngineEvent]) -> None:
+        now = self._now()
+        late = [run for run in self._runs.values() if run.deadline <= now]
+        for run in late:
+            self._drop(run)
+        late += self.queue.expired(now)
+        events.extend(EngineEvent(job_id=run.job_id, kind=EventKind.FAILED, code="deadline") for run in late)
+
+    def _admit(self, events: list[EngineEvent]) -> None:
+        """Put choices into free slots, the lowest first."""
+        while self._free:
+            run = self._halfway or self.queue.pop()
+            if run is None:
+                return
+            if not run.started:
+                self._start(run, events)
+            choice = run.plan.choices - run.waiting
+            run.waiting -= 1
+            self._halfway = run if run.waiting else None
+            slot = min(self._free)
+            self._free.remove(slot)
+            self._context.forget(slot)
+            self._dirty = True
+            stream = ChoiceStream(run.job_id, choice, run.plan, self._model)
+            sampler = Sampler(self._model, run.plan.sampling, choice=choice)
+            self._active.append(Sequence(run=run, slot=slot, stream=stream, sampler=sampler))
+
+    def _start(self, run: Run, events: list[EngineEvent]) -> None:
+        run.started = True
+        run.open = run.waiting = run.plan.choices
+        self._runs[run.job_id] = run
+        events.append(
+            EngineEvent(
+                job_id=run.job_id,
+                kind=EventKind.STARTED,
+                tokens=run.plan.prompt,
+                prompt_tokens=len(run.plan.prompt),
+                cached_tokens=run.cached,
+                params=run.plan.params,
+            )
+        )
+
+    def _fill(self) -> tuple[int, int]:
+        """Compose the batch; give the number of prompt tokens and of decoded tokens in it."""
+        batch = self._batch
+        batch.clear()
+        decoding = sum(sequence.next_token >= 0 for sequence in self._active)
+        budget = self._chunk if decoding else self._ubatch
+        share: dict[int, int] = {}
+        self.reading = None
+        for sequence in self._active:
+            if budget and sequence.next_token < 0:
+                size = min(budget, len(sequence.run.plan.prompt) - sequence.past)
+                share[sequence.slot] = size
+                budget -= size
+                self.reading = sequence.run.job_id
+        for sequence in sorted(self._active, key=_by_slot):
+            sequence.mark = sequence.past
+            if sequence.next_token >= 0:
+                sequence.index = batch.add(sequence.slot, sequence.next_token, sequence.past)
+                sequence.past += 1
+                continue
+            size = share.get(sequence.slot, 0)
+            if not size:
+                sequence.index = -1
+                continue
+            prompt = sequence.run.plan.prompt
+            end = sequence.past + size
+            last = end == len(prompt)
+            index = batch.add_run(sequence.slot, prompt[sequence.past : end], sequence.past, output=last)
+            sequence.index = index if last else -1
+            sequence.past = end
+        return sum(share.values()), decoding
+
+    def _roll_back(self) -> None:
+        """After an abort or a full cache: forget what the batch may have written, and try again next step."""
+        for sequence in self._active:
+            sequence.past = sequence.mark
+            self._context.forget(sequence.slot, sequence.mark)
+
+    def _take_token(self, sequence: Sequence, events: list[EngineEvent]) -> None:
+        token = sequence.sampler.sample(self._context, sequence.index)
+        sequence.next_token = token
+        over = sequence.stream.push(token)
+        sequence.stream.take(events)
+        if over:
+            self._retire(sequence, events)
+
+    def _retire(self, sequence: Sequence, events: list[EngineEvent]) -> None:
+        run = sequence.run
+        run.completion += sequence.stream.count
+        run.open -= 1
+        self._release(sequence)
+        if not run.open:
+            del self._runs[run.job_id]
+            self._finish(run, events)
+
+    def _release(self, sequence: Sequence) -> None:
+        self._active.remove(sequence)
+        sequence.sampler.free()
+        self._context.forget(sequence.slot)
+        self._free.append(sequence.slot)
+
+    def _end_run(self, run: Run, finish: FinishReason, events: list[EngineEvent]) -> None:
+        """End every choice of a run that is in the slots."""
+        if self._halfway is run:
+            self._halfway = None
+            run.open -= run.waiting
+            for choice in range(run.plan.choices - run.waiting, run.plan.choices):
+                kind = EventKind.CHOICE_END
+                events.append(EngineEvent(job_id=run.job_id, kind=kind, choice=choice, finish=finish.value))
+        for sequence in [sequence for sequence in self._active if sequence.run is run]:
+            sequence.stream.end(finish)
+            sequence.stream.take(events)
+            self._retire(sequence, events)
+        if self._runs.pop(run.job_id, None) is not None:
+            self._finish(run, events)
+
+    def _drop(self, run: Run) -> None:
+        """Take a run out of the slots without a word."""
+        if self._halfway is run:
+            self._halfway = None
+        for sequence in [sequence for sequence in self._active if sequence.run is run]:
+            self._release(sequence)
+        self._runs.pop(run.job_id, None)
+
+    def _finish(self, run: Run, events: list[EngineEvent]) -> None:
+        events.append(
+            EngineEvent(
+                job_id=run.job_id,
+                kind=EventKind.FINISHED,
+                prompt_tokens=len(run.plan.prompt) if run.started else 0,
+                cached_tokens=run.cached,
+                completion_tokens=run.completion,
+            )
+        )
+
+
+def _by_slot(sequence: Sequence) -> int:
+    return sequence.slot

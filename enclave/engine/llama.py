@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers: who turns jobs into tokens? The engine: one thread that loads, warms up and decodes for life."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..models.gguf_child import read_facts
+from ..models.refusal import ModelRefused
+from ..seams import Admission, Clock, EngineEvent, EventKind, Job
+from .body import RequestRefused
+from .fair_queue import FairQueue
+from .lane import Lane, Run
+from .library import ModelConfig, Weights, make_record
+from .native import NativeContext, NativeError, NativeModel
+from .outbox import Outbox
+from .plan import make_plan
+from .prompt import PromptMaker
+from .requests import read_request
+from .speed import Speed
+from .templates import TemplateRefused
+
+
+@dataclass(slots=True, kw_only=True)
+class _Served:
+    """A loaded model and what submit needs to know of it."""
+
+    config: ModelConfig
+    record: bytes
+    model: NativeModel
+    context: NativeContext
+    maker: PromptMaker
+    lane: Lane
+    accepted: int = 0  # runs in the engine, queued or in slots
+
+
+class LlamaEngine:
+    """Continuous batching on llama.cpp, behind the Engine seam."""
+
+    def __init__(self, models: Sequence[ModelConfig], *, clock: Clock) -> None:
+        """Use `load`, which waits until the models are warm."""
+        if len({config.name for config in models}) != len(models) or not models:
+            raise ValueError("at least one model, each with a name of its own")
+        self._clock = clock
+        self._configs = tuple(models)
+        self._served: dict[str, _Served] = {}
+        self._jobs: dict[int, str] = {}
+        self._inbox: deque[tuple[str, Run]] = deque()
+        self._cancels: deque[tuple[str, int]] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._loaded = threading.Event()
+        self._error: BaseException | None = None
+        self._outbox = Outbox()
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+
+    @classmethod
+    def load(cls, models: Sequence[ModelConfig], *, clock: Clock) -> LlamaEngine:
+        """Check, load and warm up `models`. Raises ModelRefused."""
+        engine = cls(models, clock=clock)
+        engine._thread.start()
+        engine._loaded.wait()
+        if engine._error is not None:
+            engine._thread.join()
+            raise engine._error
+        return engine
+
+    def model_records(self) -> tuple[bytes, ...]:
+        """Give the records in the order of the configuration."""
+        return tuple(self._served[config.name].record for config in self._configs)
+
+    def submit(self, job: Job) -> Admission:
+        """Read, render and tokenize the request here, in the caller's thread, and queue it; or refuse it."""
+        served = self._served.get(job.model)
+        if served is None:
+            return Admission(accepted=False, code="model_unknown", field="model")
+        config = served.config
+        try:
+            request = read_request(job.endpoint, job.body, model=job.model)
+            plan = make_plan(
+                request,
+                served.maker,
+                context=served.context.context,
+                n_vocab=served.model.n_vocab,
+                most=config.max_tokens,
+            )
+        except RequestRefused as refusal:
+            return Admission(accepted=False, code=refusal.code, field=refusal.field)
+        except NativeError:
+            return Admission(accepted=False, code="engine_failed")
+        run = Run(job_id=job.job_id, tenant=job.tenant, deadline=job.deadline, plan=plan)
+        with self._wake:
+            if job.job_id in self._jobs:
+                raise ValueError("job_id is in use")
+            if self._closed or not served.lane.queue.put(job.tenant, job.deadline, job.job_id, run):
+                waiting = len(served.lane.queue)
+                seconds = served.lane.speed.retry_after(waiting, len(plan.prompt), plan.limit)
+                return Admission(accepted=False, code="busy", retry_after=seconds)
+            self._jobs[job.job_id] = job.model
+            self._wake.notify()
+        return Admission(accepted=True)
+
+    def cancel(self, job_id: int) -> None:
+        """End a job within one step; inside a long prompt, at once."""
+        with self._wake:
+            name = self._jobs.get(job_id)
+            if name is None:
+                return
+            self._cancels.append((name, job_id))
+            served = self._served[name]
+            if served.lane.reading == job_id:
+                served.context.ask_abort(True)
+            self._wake.notify()
+
+    def events(self, timeout: float) -> list[EngineEvent]:
+        """Wait up to `timeout` seconds for one step's events."""
+        return self._outbox.get(timeout)
+
+    def close(self) -> None:
+        """Cancel what runs, wipe, and free the models."""
+        with self._wake:
+            self._closed = True
+            self._cancels.extend((name, job_id) for job_id, name in self._jobs.items())
+            for served in self._served.values():
+                served.context.ask_abort(True)
+            self._wake.notify()
+        self._thread.join(timeout=60)
+
+    # ---- the engine's thread ----
+
+    def _live(self) -> None:
+        try:
+            for config in self._configs:
+                self._served[config.name] = self._load(config)
+        except (ModelRefused, NativeError, OSError, ValueError) as error:
+            self._error = error
+            self._free()
+            self._loaded.set()
+            return
+        self._loaded.set()
+        while self._wait():
+            for served in self._served.values():
+                self._turn(served)
+        self._free()
+
+    def _wait(self) -> bool:
+        """Sleep until there is work; False when the engine is closed and empty."""
+        with self._wake:
+            while True:
+                if self._cancels or any(not served.lane.idle for served in self._served.values()):
+                    return True
+                if self._closed:
+                    return False
+                self._wake.wait()
+
+    def _turn(self, served: _Served) -> None:
+        """Let one model do one step, and hand over what came of it."""
+        events: list[EngineEvent] = []
+        lane = served.lane
+        with self._wake:
+            served.context.ask_abort(False)
+            mine = [job_id for name, job_id in self._cancels if name == served.config.name]
+            self._cancels = deque(item for item in self._cancels if item[0] != served.config.name)
+            for job_id in mine:
+                lane.cancel(job_id, events)
+            lane.prepare(events)
+        try:
+            lane.step(events)
+            lane.drain()
+        except NativeError:
+            with self._wake:
+                lane.fail_all("engine_failed", events)
+        ended = [event.job_id for event in events if event.kind in (EventKind.FINISHED, EventKind.FAILED)]
+        if ended:
+            with self._wake:
+                for job_id in ended:
+                    self._jobs.pop(job_id, None)
+        self._outbox.put(events)
+
+    def _load(self, config: ModelConfig) -> _Served:
+        weights = Weights(config.path, config.sha256)
+        try:
+            facts = read_facts(weights.fd)
+            model = NativeModel(weights.path, gpu_layers=config.gpu_layers)
+        finally:
+            weights.close()
+        template = model.meta("tokenizer.chat_template")
+        try:
+            maker = PromptMaker(model, template)
+        except TemplateRefused as error:
+            raise ModelRefused("model_template", str(error)) from error
+        context = NativeContext(
+            model,
+            context=config.context,
+            slots=config.slots,
+            batch=config.ubatch + config.slots,
+            ubatch=config.ubatch,
+            threads=config.resolved_threads(),
+            flash=config.flash,
+            type_k=config.type_k,
+            type_v=config.type_v,
+        )
+        record = make_record(
+            config,
+            tokenizer=facts.tokenizer,
+            template=facts.template,
+            determinism="unknown",
+            selftest=bytes(32),
+        )
+        lane = Lane(
+            model,
+            context,
+            slots=config.slots,
+            ubatch=config.ubatch,
+            chunk=config.chunk,
+            queue=FairQueue(config.queue_limit),
+            speed=Speed(),
+            now=self._clock.boot,
+        )
+        lane.warm_up()
+        return _Served(config=config, record=record.encode(), model=model, context=context, maker=maker, lane=lane)
+
+    def _free(self) -> None:
+        for served in self._served.values():
+            served.context.free()
+            served.model.free()
