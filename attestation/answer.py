@@ -46,7 +46,9 @@ class Answer:
     def add(self, item: Item) -> None:
         """Take the next item. Raises Malformed(MalformedFrame) for one out of order."""
         if isinstance(item, Start) != (self.start is None) or self.usage is not None:
-            raise Malformed("MalformedFrame", "answer", want="start first and once, usage last", got=type(item).__name__)
+            raise Malformed(
+                "MalformedFrame", "answer", want="start first and once, usage last", got=type(item).__name__
+            )
         match item:
             case Start():
                 self.start = item
@@ -129,7 +131,9 @@ def _counts(receipt: Receipt, witness: Witness, record: ModelRecord | None) -> l
     answer, usage, start = witness.answer, witness.answer.usage, witness.answer.start
     links = [_link("receipt.status", "ReceiptMismatch", Status.COMPLETE.name, receipt.status.name)]
     if start is not None:
-        links.append(_link("receipt.params", "ReceiptMismatch", params_digest(start.params).hex(), receipt.params.hex()))
+        links.append(
+            _link("receipt.params", "ReceiptMismatch", params_digest(start.params).hex(), receipt.params.hex())
+        )
         links.append(_link("tokens.prompt", "TokenCountMismatch", len(start.prompt_ids), receipt.prompt_tokens))
         links.append(_link("tokens.cached", "TokenCountMismatch", start.cached_tokens, receipt.cached_tokens))
     links.append(_link("tokens.completion", "TokenCountMismatch", len(answer.ids), receipt.completion_tokens))

@@ -69,13 +69,19 @@ class Claims:
             keyset_digest=cbor.as_bytes(claims["sericin-keyset"], "claims.sericin-keyset", code=_CODE, size=32),
             gpu_set=cbor.as_bytes(gpu, "claims.sericin-gpu", code=_CODE, size=32 if gpu else 0),
             log_digest=cbor.as_bytes(claims["sericin-log"], "claims.sericin-log", code=_CODE, size=32),
-            nonce=cbor.as_bytes(claims["nonce"], "claims.nonce", code=_CODE, size=NONCE_SIZE) if "nonce" in claims else None,
+            nonce=cbor.as_bytes(claims["nonce"], "claims.nonce", code=_CODE, size=NONCE_SIZE)
+            if "nonce" in claims
+            else None,
         )
 
 
 def _pubkey_hash(claim: bytes) -> bytes:
     pair = cbor.as_list(
-        cbor.decode(claim, limit=64, what="claims.pubkey-hash", code=_CODE), "claims.pubkey-hash", code=_CODE, limit=2, least=2
+        cbor.decode(claim, limit=64, what="claims.pubkey-hash", code=_CODE),
+        "claims.pubkey-hash",
+        code=_CODE,
+        limit=2,
+        least=2,
     )
     if pair[0] != _SHA256_ID:
         raise Malformed(_CODE, "claims.pubkey-hash", want="SHA-256 (1)", got="another algorithm")

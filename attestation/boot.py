@@ -182,7 +182,8 @@ class BootMap:
             config_digest=cbor.as_bytes(m[6], "boot.config", code=_BOOT, size=48),
             operator_digest=cbor.as_bytes(m[7], "boot.operator", code=_BOOT, size=48),
             models=tuple(
-                ModelRecord.from_map(v) for v in cbor.as_list(m[8], "boot.models", code=_BOOT, limit=MAX_MODELS, least=1)
+                ModelRecord.from_map(v)
+                for v in cbor.as_list(m[8], "boot.models", code=_BOOT, limit=MAX_MODELS, least=1)
             ),
             limits=Limits(
                 max_request_bytes=cbor.as_uint(limits[1], "boot.limits", code=_BOOT),

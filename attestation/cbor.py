@@ -180,7 +180,9 @@ class SequenceDecoder:
             major, low = self._buffer[at] >> 5, self._buffer[at] & 31
             width = _UINT_WIDTHS.get(low, 0)
             if low > 27 or (major == 7 and low not in (20, 21, 22)) or major in (1, 6):
-                raise Malformed(self._code, self._what, want="plain deterministic CBOR", got=f"byte {self._buffer[at]:#04x}")
+                raise Malformed(
+                    self._code, self._what, want="plain deterministic CBOR", got=f"byte {self._buffer[at]:#04x}"
+                )
             if at + 1 + width > len(self._buffer):
                 return None
             count = int.from_bytes(self._buffer[at + 1 : at + 1 + width], "big") if width else low

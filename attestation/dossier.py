@@ -80,7 +80,7 @@ class Dossier:
 
     @classmethod
     def decode(cls, data: bytes) -> Dossier:
-        """Read a file of at most 1 MiB. Raises Malformed(MalformedDossier); unknown keys are refused, also from 64 on."""
+        """Read a file of at most 1 MiB. Raises Malformed(MalformedDossier), for unknown keys from 64 on too."""
         m = cbor.decode_map(data, limit=MAX_DOSSIER, what="dossier", code=_CODE, required=range(1, 12), optional=(12,))
         if m.keys() - set(range(1, 13)):
             raise Malformed(_CODE, "dossier", want="known keys only", got="others")  # every byte is used

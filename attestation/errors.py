@@ -42,7 +42,8 @@ _UNTRUSTED: Final = """
     ImageIdMismatch ManifestMismatch PeerKeyMismatch ChannelNotBound LivenessInvalid
     GpuReportSignatureInvalid GpuChainInvalid GpuFwidMismatch GpuNonceMismatch GpuSetMismatch GpuEvidenceMissing
     GpuDuplicateDevice GpuTopologyInvalid RimSignatureInvalid RimChainInvalid RimMismatch RimMissing
-    OcspSignatureInvalid OcspMismatch OcspExpired OcspNotYetValid OcspRevoked OcspUnknown EatSignatureInvalid EatMismatch
+    OcspSignatureInvalid OcspMismatch OcspExpired OcspNotYetValid OcspRevoked OcspUnknown EatSignatureInvalid
+    EatMismatch
     HpkeOpenFailed FrameAuthenticationFailed StreamTruncated StreamOverrun ReceiptSignatureInvalid ReceiptMismatch
     ReceiptEquivocation CommitmentMismatch TokenCountMismatch BatchProofInvalid BatchSignatureInvalid
     RegistrationSignatureInvalid
@@ -82,9 +83,7 @@ class AttestationError(Exception):
 
     def __str__(self) -> str:
         """Give ``code: where: want W, got G``."""
-        detail = ", ".join(
-            f"{name} {value}" for name, value in (("want", self.want), ("got", self.got)) if value
-        )
+        detail = ", ".join(f"{name} {value}" for name, value in (("want", self.want), ("got", self.got)) if value)
         return f"{self.code}: {self.where}" + (f": {detail}" if detail else "")
 
     def to_json(self) -> dict[str, str]:

@@ -63,7 +63,9 @@ class Evidence:
     @classmethod
     def decode(cls, data: bytes) -> Evidence:
         """Read evidence of at most 4 MiB. Raises Malformed(MalformedEvidence)."""
-        m = cbor.decode_map(data, limit=MAX_EVIDENCE, what="evidence", code=_CODE, required=range(1, 12), optional=(12,))
+        m = cbor.decode_map(
+            data, limit=MAX_EVIDENCE, what="evidence", code=_CODE, required=range(1, 12), optional=(12,)
+        )
         if m[1] != PROFILE:
             raise Malformed(_CODE, "evidence.profile", want=PROFILE, got="another profile")
         fields = {

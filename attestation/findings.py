@@ -59,7 +59,9 @@ def waiver(rule: str, waived: Waived, *, got: object = "") -> Finding:
     return Finding(rule=rule, holds=True, code="", want="waived", got=str(got), waived=waived.reason)
 
 
-def require_keys(value: object, where: str, *, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, object]:
+def require_keys(
+    value: object, where: str, *, required: Iterable[str], optional: Iterable[str] = ()
+) -> dict[str, object]:
     """Require a policy section to be an object with exactly these keys; unknown ones are PolicyInvalid."""
     if not isinstance(value, dict):
         raise PolicyInvalid(where, want="an object", got=type(value).__name__)

@@ -64,7 +64,11 @@ class SignedLiveness:
         except InvalidSignature:
             raise Untrusted("LivenessInvalid", "liveness.signature") from None
         parts = cbor.as_list(
-            cbor.decode(self.statement, limit=512, what="liveness", code=_CODE), "liveness", code=_CODE, limit=5, least=5
+            cbor.decode(self.statement, limit=512, what="liveness", code=_CODE),
+            "liveness",
+            code=_CODE,
+            limit=5,
+            least=5,
         )
         if parts[0] != _PURPOSE:
             raise Malformed(_CODE, "liveness.purpose", want=_PURPOSE, got="another purpose")

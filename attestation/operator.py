@@ -87,12 +87,11 @@ def _listen(value: object) -> Listen:
     if not isinstance(value, dict) or not value:
         raise Malformed(_CODE, where, want="at least one listener", got="none")
     m = document.fields(value, {"http", "unix", "ra_tls"} & set(value), where)
-    listen = Listen(
+    return Listen(
         http=_address(m["http"], f"{where}.http") if "http" in m else None,
         unix=document.text(m["unix"], f"{where}.unix", limit=MAX_UNIX_PATH) if "unix" in m else None,
         ra_tls=_address(m["ra_tls"], f"{where}.ra_tls") if "ra_tls" in m else None,
     )
-    return listen
 
 
 def _address(value: object, where: str) -> tuple[str, int]:

@@ -153,7 +153,9 @@ def _hex(size: int) -> Callable[[object, str], bytes]:
 
 def _uint(value: object, where: str, limit: int) -> int:
     if type(value) is not int or not 0 <= value <= limit:
-        raise PolicyInvalid(where, want=f"an integer from 0 to {limit}", got=value if isinstance(value, int) else "other")
+        raise PolicyInvalid(
+            where, want=f"an integer from 0 to {limit}", got=value if isinstance(value, int) else "other"
+        )
     return value
 
 

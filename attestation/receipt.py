@@ -128,7 +128,12 @@ class Receipt:
         if machine not in MACHINE_CODES.values():
             raise Malformed(_CODE, "receipt.machine", want="0 or 1", got=machine)
         prompt, cached, completion, reasoning = (usage.load_uint(32) for _ in range(4))
-        params, finish, price, account = usage.load_bytes(32), usage.load_uint(8), usage.load_uint(64), usage.load_bytes(32)
+        params, finish, price, account = (
+            usage.load_bytes(32),
+            usage.load_uint(8),
+            usage.load_uint(64),
+            usage.load_bytes(32),
+        )
         for part in (root, exchange, more, identity, usage):
             _end(part)
         return cls(
@@ -166,7 +171,7 @@ class SignedReceipt:
         return cls(receipt=receipt, signature=cbor.as_bytes(m[2], "receipt.signature", code=_CODE, size=64))
 
     def verify(self, receipt_key: bytes) -> None:
-        """Require the signature by `receipt_key` (32 bytes, from evidence). Raises Untrusted(ReceiptSignatureInvalid)."""
+        """Require the signature by `receipt_key` (32 bytes). Raises Untrusted(ReceiptSignatureInvalid)."""
         try:
             Ed25519PublicKey.from_public_bytes(receipt_key).verify(self.signature, self.receipt.hash)
         except InvalidSignature:

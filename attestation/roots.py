@@ -59,9 +59,7 @@ def parse_roots(value: object, where: str) -> PolicyRoots:
     return PolicyRoots(
         kind="simulated",
         tdx=TdxTrustAnchor(root_sha256=root_sha256, names=SIMULATED_NAMES),
-        gpu=GpuTrustAnchor.of_simulator(
-            device_root_spki=frozenset({spki[1]}), rim_root_spki=frozenset({spki[2]})
-        ),
+        gpu=GpuTrustAnchor.of_simulator(device_root_spki=frozenset({spki[1]}), rim_root_spki=frozenset({spki[2]})),
     )
 
 

@@ -102,7 +102,7 @@ def verify_evidence(
     )
 
 
-def _require(holds: bool, code: str, where: str, want: bytes | None, got: bytes | None) -> None:  # noqa: FBT001
+def _require(holds: bool, code: str, where: str, want: bytes | None, got: bytes | None) -> None:
     if not holds:
         shown = [value.hex() if value is not None else "none" for value in (want, got)]
         raise Untrusted(code, where, want=shown[0], got=shown[1])
@@ -176,13 +176,22 @@ def _verify_gpus(
 
 
 def _verify_epoch(epoch: EpochMap, time: TimeRule, now: datetime) -> Window:
-    window = Window(datetime.fromtimestamp(epoch.not_before, now.tzinfo), datetime.fromtimestamp(epoch.not_after, now.tzinfo))
+    window = Window(
+        datetime.fromtimestamp(epoch.not_before, now.tzinfo), datetime.fromtimestamp(epoch.not_after, now.tzinfo)
+    )
     length = epoch.not_after - epoch.not_before
     if not 0 < length <= time.max_epoch:
         raise Untrusted("EpochTooLong", "epoch", want=f"up to {time.max_epoch} s", got=f"{length} s")
     ahead = epoch.not_before - int(now.timestamp())
     if ahead > time.max_skew:
-        raise Untrusted("EpochNotYetValid", "epoch.not_before", want=f"at most {time.max_skew} s ahead", got=f"{ahead} s")
+        raise Untrusted(
+            "EpochNotYetValid", "epoch.not_before", want=f"at most {time.max_skew} s ahead", got=f"{ahead} s"
+        )
     if now >= window.not_after:
-        raise Untrusted("EpochExpired", "epoch.not_after", want="later than now", got=f"{-(epoch.not_after - int(now.timestamp()))} s ago")
+        raise Untrusted(
+            "EpochExpired",
+            "epoch.not_after",
+            want="later than now",
+            got=f"{-(epoch.not_after - int(now.timestamp()))} s ago",
+        )
     return Window(min(window.not_before, now), window.not_after)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dial, challenge, verify, compare the live key: yields an `Attested` connection or raises.
 
-No byte of a prompt exists in this module. Whoever wants to send one needs an `Attested`, and there is one way to get it.
+No byte of a prompt exists in this module. Whoever wants to send one needs an `Attested`; there is one way to get it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def attest(
     timeout: float,
     collateral_for: Callable[[bytes], bytes] | None = None,
 ) -> Attested:
-    """Connect to `target` and verify it under `policy`. Raises AttestationError or Unreachable; nothing stays open then.
+    """Connect to `target` and verify it under `policy`. Raises AttestationError or Unreachable, and closes then.
 
     `collateral_for` fetches endorsements for a quote when the evidence staples none.
     """

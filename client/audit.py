@@ -62,7 +62,7 @@ class Audit:
 
 
 def audit(data: bytes, policy: Policy, *, at: datetime | None) -> Audit:
-    """Check a dossier under `policy`, at the time it claims or at `at`. Raises AttestationError where a link's input is false."""
+    """Check a dossier under `policy`, at the time it claims or at `at`. Raises AttestationError for false input."""
     dossier = Dossier.decode(data)  # 1
     now = at or datetime.fromtimestamp(dossier.verified_at, UTC)
     verified = verify_evidence(  # 2
@@ -109,5 +109,3 @@ def _header_links(header: Header, verified: Verified) -> list[Finding]:
             got=header.keyset_digest.hex(),
         )
     ]
-
-

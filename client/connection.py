@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import h11
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -128,7 +128,7 @@ class Connection:
         except (OSError, SSL.Error) as e:
             raise Unreachable(f"{target}: cannot connect ({type(e).__name__})") from None
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         """Give itself."""
         return self
 

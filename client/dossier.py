@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from attestation.dossier import Dossier, DisclosedSalts
+from attestation.dossier import DisclosedSalts, Dossier
 
 from .exchange import Run
 

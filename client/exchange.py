@@ -53,7 +53,9 @@ class _Unanswered(Exception):
 class Run:
     """One run on an attested enclave. Iterate `items`; afterwards `receipt` and `links` are set."""
 
-    def __init__(self, attested: Attested, request: RunRequest, *, reattest: Reattest, now: Now, memory: ReceiptMemory) -> None:
+    def __init__(
+        self, attested: Attested, request: RunRequest, *, reattest: Reattest, now: Now, memory: ReceiptMemory
+    ) -> None:
         self.attested = attested
         self.answer = Answer()
         self.receipt: SignedReceipt | None = None
@@ -72,7 +74,7 @@ class Run:
     def items(self) -> Iterator[Item]:
         """Send the request and give the answer's items as they arrive.
 
-        Raises Untrusted (the stream or receipt is false), Declined (the enclave said no), RunOutcomeUnknown, Unreachable.
+        Raises Untrusted (stream or receipt is false), Declined (the enclave said no), RunOutcomeUnknown, Unreachable.
         """
         if not self.attested.fresh(self._now()):
             self._renew()
@@ -173,5 +175,3 @@ class Run:
         require_links(self.links)
         self._memory.remember(verified.boot.receipt_key, self.receipt)
         self.complete = self.receipt.receipt.status is Status.COMPLETE
-
-

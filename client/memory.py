@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the client remembers of receipts: (receipt key, serial) -> hash, so that equivocation shows (docs/protocol.md)."""
+"""What the client remembers of receipts: (receipt key, serial) -> hash, so that equivocation shows."""
 
 from __future__ import annotations
 

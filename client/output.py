@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command says and how it ends: tables for people, one JSON document for machines, exit codes for scripts."""
+"""What every command says and how it ends: tables for people, JSON for machines, exit codes for scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -25,7 +25,8 @@ from .errors import ClientError, UsageFault
 NOT_CONFIDENTIAL = "NOT CONFIDENTIAL: a simulated machine, whose host reads everything"
 MAX_INPUT = 4 * 1024 * 1024
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -39,11 +40,11 @@ def print_json(document: dict[str, object]) -> None:
     click.echo(json.dumps(document, indent=2, sort_keys=True))
 
 
-def reports_errors(command: F) -> F:
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Turn this project's errors into the documented exit code; with `as_json`, into a JSON document."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except (AttestationError, ClientError) as e:
@@ -54,13 +55,15 @@ def reports_errors(command: F) -> F:
                 print_error(e)
             raise SystemExit(e.exit_code) from None
 
-    return wrapped  # type: ignore[return-value]  # wraps keeps the signature
+    return wrapped
 
 
 def print_error(error: AttestationError | ClientError) -> None:
     """Print one line that says what is wrong, and the verdict's failed findings when there is one."""
     out = console(stderr=True)
-    label = {3: "malformed", 4: "untrusted", 5: "refused", 6: "unreachable", 7: "declined"}.get(error.exit_code, "error")
+    label = {3: "malformed", 4: "untrusted", 5: "refused", 6: "unreachable", 7: "declined"}.get(
+        error.exit_code, "error"
+    )
     out.print(Text(f"{label}: {error}", style="bold red"))
     verdict = getattr(error, "verdict", None)
     if verdict is not None:

@@ -93,9 +93,7 @@ def frame(*, now: datetime) -> dict[str, object]:
             "logging": ["codes"],
         },
         "gpu": GpuPolicy.strict_template(),
-        "models": [
-            {"name": "FILL IN", "weights": fill, "template": fill, "determinism": {"waived": "any class"}}
-        ],
+        "models": [{"name": "FILL IN", "weights": fill, "template": fill, "determinism": {"waived": "any class"}}],
         "channel": {"mode": "ra-tls", "strict": True},
         "registry": {"waived": "no registry chosen yet"},
         "time": {"max_skew_seconds": 300, "max_epoch_seconds": 5400},
@@ -115,5 +113,6 @@ def differences(old: object, new: object, where: str = "policy") -> list[tuple[s
             found += differences(old.get(key, "absent"), new.get(key, "absent"), f"{where}.{key}")
         return found
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, pair in enumerate(zip(old, new, strict=True)) for d in differences(*pair, f"{where}[{i}]")]
+        pairs = enumerate(zip(old, new, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
     return [] if old == new else [(where, json.dumps(old), json.dumps(new))]

@@ -44,7 +44,8 @@ def choose_policy(path: Path | None) -> ChosenPolicy:
     own = config_dir() / "policy.json"
     if path is None and not own.is_file():
         raise UsageFault(
-            f"no policy: name one with --policy FILE or put one at {own}. 'sericin policy init > policy.json' makes a strict one"
+            f"no policy: name one with --policy FILE or put one at {own}; "
+            "'sericin policy init -o policy.json' makes a strict one to start from"
         )
     document = read_file(path or own, limit=MAX_POLICY)
     return ChosenPolicy(policy=Policy.parse(document), document=document, named=path is not None)

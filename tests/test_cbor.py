@@ -93,9 +93,11 @@ def test_typed_fields_refuse_other_types() -> None:
 
 plain = st.recursive(
     st.integers(0, 2**64 - 1) | st.binary(max_size=40) | st.text(max_size=20) | st.booleans() | st.none(),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.integers(0, 2**64 - 1), inner, max_size=4)
-    | st.dictionaries(st.text(max_size=30), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.integers(0, 2**64 - 1), inner, max_size=4)
+        | st.dictionaries(st.text(max_size=30), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -130,7 +132,9 @@ def test_a_sequence_in_any_chunking_gives_the_same_items(values: list[object], s
     assert items == values
 
 
-@pytest.mark.parametrize("data", ["5f", "ff", "20", "c1", "f93c00", "1c", "5b00000000ffffffff", "9b00000000ffffffff", "43ffff"])
+@pytest.mark.parametrize(
+    "data", ["5f", "ff", "20", "c1", "f93c00", "1c", "5b00000000ffffffff", "9b00000000ffffffff", "43ffff"]
+)
 def test_a_sequence_refuses_or_waits_within_its_bound(data: str) -> None:
     decoder = cbor.SequenceDecoder(limit=64, what="test", code="MalformedCbor")
     with pytest.raises(Malformed):

@@ -62,7 +62,9 @@ def test_short_requests_have_one_size_and_all_frames_of_a_request_too() -> None:
     assert len(parts) > 2
 
 
-@pytest.mark.parametrize(("size", "padded"), [(0, 0), (1, 1), (2, 2), (9, 10), (257, 272), (1000, 1024), (100_000, 100_352)])
+@pytest.mark.parametrize(
+    ("size", "padded"), [(0, 0), (1, 1), (2, 2), (9, 10), (257, 272), (1000, 1024), (100_000, 100_352)]
+)
 def test_padme(size: int, padded: int) -> None:
     assert padme(size) == padded
 
@@ -126,7 +128,15 @@ def seal_frames(kinds: list[tuple[FrameType, bytes, int]]) -> bytes:
         [(FrameType.DATA, b"x", 64), (FrameType.FINAL, b"", 64), (FrameType.FINAL, b"", 64)],
         [(FrameType.DATA, b"x", 64), (FrameType.FINAL, b"", 64), (FrameType.DATA, b"x", 64)],
     ],
-    ids=["final alone", "final of another size", "data of another size", "dummy", "error", "final twice", "data after final"],
+    ids=[
+        "final alone",
+        "final of another size",
+        "data of another size",
+        "dummy",
+        "error",
+        "final twice",
+        "data after final",
+    ],
 )
 def test_properly_sealed_frames_in_a_wrong_order_are_refused(kinds: list[tuple[FrameType, bytes, int]]) -> None:
     assert isinstance(refuse(seal_frames(kinds)), Malformed)
@@ -189,7 +199,10 @@ def answer(schedule: Schedule, padding: Padding = Padding.CELL) -> tuple[list[by
     s = ResponseSealer(schedule, resp_nonce=NONCE, padding=padding)
     parts = [s.preamble]
     parts += [s.data(Start(created=1, prompt_ids=(1, 2), params={"seed": 1}).encode()), s.dummy()]
-    parts += [s.data(Delta(text="hello " * 50, ids=(3,)).encode()), s.data(Usage(prompt=2, cached=0, completion=1, reasoning=0).encode())]
+    parts += [
+        s.data(Delta(text="hello " * 50, ids=(3,)).encode()),
+        s.data(Usage(prompt=2, cached=0, completion=1, reasoning=0).encode()),
+    ]
     parts += [s.receipt(b"r" * 500), s.final()]
     return parts, s
 
@@ -215,7 +228,13 @@ def test_an_answer_in_any_chunking(padding: Padding, step: int) -> None:
 def test_in_cell_mode_every_frame_has_one_size_and_shows_nothing() -> None:
     schedule = sealed().schedule
     sealer = ResponseSealer(schedule, resp_nonce=NONCE, padding=Padding.CELL)
-    pieces = [sealer.data(b"\x01" * 300), sealer.dummy(), sealer.error(b"e"), sealer.receipt(b"r" * 300), sealer.final()]
+    pieces = [
+        sealer.data(b"\x01" * 300),
+        sealer.dummy(),
+        sealer.error(b"e"),
+        sealer.receipt(b"r" * 300),
+        sealer.final(),
+    ]
     parts = cut(b"".join(pieces))
     assert {len(p) for p in parts} == {LENGTH_SIZE + CELL_PLAINTEXT + frames.TAG_SIZE}
     assert len({p[:LENGTH_SIZE] for p in parts}) == 1
@@ -287,7 +306,12 @@ def test_properly_sealed_answers_in_a_wrong_order_are_refused(kinds: list[tuple[
 
 @pytest.mark.parametrize(
     "plaintext",
-    [b"\x05\0\0" + bytes(125), b"\0\0\x7e" + bytes(125), b"\0\0\x01a" + bytes(123) + b"\x01", b"\x01\0\x01a" + bytes(124)],
+    [
+        b"\x05\0\0" + bytes(125),
+        b"\0\0\x7e" + bytes(125),
+        b"\0\0\x01a" + bytes(123) + b"\x01",
+        b"\x01\0\x01a" + bytes(124),
+    ],
     ids=["unknown type", "length past the end", "padding not zero", "a dummy with payload"],
 )
 def test_properly_sealed_nonsense_is_refused(plaintext: bytes) -> None:

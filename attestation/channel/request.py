@@ -52,9 +52,7 @@ def _seal_frames(schedule: Schedule, body: bytes) -> bytes:
     room = -(-total // count)
     sealer = FrameSealer(schedule.request, ctx=schedule.ctx, direction=Direction.REQUEST)
     size = PREFIX_SIZE + room
-    frames = [
-        sealer.seal(FrameType.DATA, body[i * room : (i + 1) * room], plaintext_size=size) for i in range(count)
-    ]
+    frames = [sealer.seal(FrameType.DATA, body[i * room : (i + 1) * room], plaintext_size=size) for i in range(count)]
     return b"".join([*frames, sealer.seal(FrameType.FINAL, b"", plaintext_size=size)])
 
 
@@ -144,7 +142,7 @@ class RequestOpener:
         return self._final
 
     def finish(self) -> bytes:
-        """Give the body once the wire has ended. Raises Untrusted(StreamTruncated) or Malformed for what is left over."""
+        """Give the body once the wire has ended. Raises Untrusted(StreamTruncated), or Malformed for leftovers."""
         if not self._final or self._opener is None:
             raise Untrusted("StreamTruncated", _WHAT, want="a final frame", got="the end")
         if self._opener.buffered:

@@ -171,7 +171,7 @@ class ResponseOpener:
             raise Malformed("MalformedFrame", _WHAT, want=f"an item of at most {limit} bytes", got="more")
 
     def close(self) -> None:
-        """The wire has ended. Raises Untrusted(StreamTruncated) unless the final frame came and nothing followed it."""
+        """Conclude: the wire has ended. Raises Untrusted(StreamTruncated) unless final came and nothing after it."""
         if not self.finished or self._opener is None:
             raise Untrusted("StreamTruncated", _WHAT, want="a final frame", got="the end")
         if self._opener.buffered:

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
-from ..errors import Malformed, Untrusted
+from ..errors import Untrusted
 from ..window import Window
+from .pem import UNREADABLE
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -27,7 +28,7 @@ def p384_key(cert: x509.Certificate, *, where: str) -> ec.EllipticCurvePublicKey
     """Give a certificate's P-384 key. Raises Untrusted(CertificateAlgorithm)."""
     try:
         key = cert.public_key()
-    except Exception as e:  # an unknown or broken key has exactly one meaning here
+    except UNREADABLE as e:
         raise Untrusted("CertificateAlgorithm", where, want="a P-384 key", got=type(e).__name__) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise Untrusted("CertificateAlgorithm", where, want="a P-384 key", got="another key")
@@ -102,7 +103,7 @@ def require_role(cert: x509.Certificate, *, ca: bool, below: int, organizations:
         got = cert.signature_algorithm_oid.dotted_string
         raise Untrusted("CertificateAlgorithm", where, want="X.509 v3 with ecdsa-with-SHA384", got=got)
     p384_key(cert, where=where)
-    extensions = _extensions(cert, where)
+    extensions = cert.extensions  # readable: `load_certificate` has read them
     for extension in extensions:
         if extension.critical and extension.oid not in _CRITICAL:
             _wrong_role(where, "no unknown critical extension", extension.oid.dotted_string)
@@ -128,13 +129,6 @@ def require_issued(cert: x509.Certificate, issuer: x509.Certificate, *, code: st
         p384_key(issuer, where=where).verify(cert.signature, cert.tbs_certificate_bytes, ec.ECDSA(SHA384()))
     except InvalidSignature:
         raise Untrusted(code, where, want="a signature of its issuer", got="an invalid signature") from None
-
-
-def _extensions(cert: x509.Certificate, where: str) -> x509.Extensions:
-    try:
-        return cert.extensions
-    except ValueError:  # also a duplicate extension
-        raise Malformed("MalformedCertificate", where, want="readable extensions", got="others") from None
 
 
 def _find(extensions: x509.Extensions, kind: type[E]) -> E | None:

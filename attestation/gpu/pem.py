@@ -9,9 +9,20 @@ from binascii import Error
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from ..errors import Malformed
 from .evidence import MAX_CHAIN_BYTES
+
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for bytes that it cannot read."""
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
@@ -40,8 +51,14 @@ def split_pem(chain: bytes, *, count: int, where: str) -> tuple[bytes, ...]:
 
 
 def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
-    """Load one DER certificate. Raises Malformed(MalformedCertificate)."""
+    """Load one DER certificate, names, window and extensions included. Raises Malformed(MalformedCertificate)."""
     try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError:
-        raise Malformed(_CODE, where, want="a DER certificate", got="other data") from None
+        certificate = x509.load_der_x509_certificate(der)
+        # The library reads these on demand; a certificate whose parts cannot be read goes no further.
+        parts = (certificate.subject, certificate.issuer, certificate.extensions)
+        window = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    except UNREADABLE as e:
+        raise Malformed(_CODE, where, want="a DER certificate", got=type(e).__name__) from None
+    if not all(parts[:2]) or window[0] > window[1]:
+        raise Malformed(_CODE, where, want="names, and a window that is not empty", got="others")
+    return certificate

@@ -23,6 +23,7 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtendedKeyUsageOID, Sig
 from ..errors import Malformed, Untrusted
 from ..window import Window
 from .certificate import p384_key, require_issued, require_role, require_valid
+from .pem import UNREADABLE, load_certificate
 
 _HASHES: Final[dict[str, type[HashAlgorithm]]] = {"sha256": SHA256, "sha384": SHA384}
 _SIGNATURES: Final = {
@@ -116,9 +117,10 @@ def verify_ocsp(
         response = ocsp.load_der_ocsp_response(der)
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             raise Untrusted("OcspUnknown", where, want="a successful response", got=response.response_status.name)
-        singles, certificates = list(response.responses), response.certificates
+        singles = list(response.responses)
+        certificates = [load_certificate(c.public_bytes(Encoding.DER), where=where) for c in response.certificates]
         carried = [e.value.nonce for e in response.extensions if isinstance(e.value, x509.OCSPNonce)]
-    except ValueError:
+    except UNREADABLE:
         raise Malformed("MalformedOcsp", where, want="an OCSP response", got="other data") from None
     if len(singles) != 1:
         raise Untrusted("OcspMismatch", where, want="an answer about one certificate", got=len(singles))
@@ -206,7 +208,7 @@ def _verify_crl(der: bytes, links: Sequence[Link], now: datetime, where: str) ->
         crl = x509.load_der_x509_crl(der)
         critical = [e.oid.dotted_string for e in crl.extensions if e.critical]
         algorithm = _SIGNATURES.get(crl.signature_algorithm_oid)
-    except ValueError:
+    except UNREADABLE:
         raise Malformed("MalformedCrl", where, want="a CRL", got="other data") from None
     if critical or algorithm is None:  # delta and partial CRLs say so in a critical extension
         raise Untrusted("CrlUnsupported", where, want="a complete CRL under ECDSA", got=" ".join(critical) or "another")

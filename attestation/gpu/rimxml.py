@@ -202,8 +202,8 @@ def _write(element: Element, rendered: Mapping[str, str], without: Element | Non
     new = {prefix: uri for prefix, uri in element.scope.items() if rendered.get(prefix) != uri}
     out.append(f"<{element.written}")
     out.extend(f' xmlns{":" + prefix if prefix else ""}="{_escape_value(new[prefix])}"' for prefix in sorted(new))
-    for name in sorted(element.attributes):
-        out.append(f' {element.prefixes[name]}="{_escape_value(element.attributes[name])}"')
+    attributes = element.attributes
+    out.extend(f' {element.prefixes[name]}="{_escape_value(attributes[name])}"' for name in sorted(attributes))
     out.append(">")
     below = {**rendered, **new} if new else rendered
     for child in element.children:

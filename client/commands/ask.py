@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from attestation.exchange import Delta
 from attestation.errors import AttestationError
+from attestation.exchange import Delta
 
 from ..attested import Attested, attest, wall_clock
 from ..dossier import dossier_of
@@ -85,9 +85,7 @@ def _model_name(attested: Attested, wanted: str | None) -> str:
     return wanted
 
 
-def _body(
-    prompt: str, model: str, max_tokens: int, temperature: float | None, seed: int | None
-) -> dict[str, object]:
+def _body(prompt: str, model: str, max_tokens: int, temperature: float | None, seed: int | None) -> dict[str, object]:
     body: dict[str, object] = {
         "model": model,
         "stream": True,

@@ -16,7 +16,9 @@ from ..settings import choose_policy
 
 @click.command(name="audit")
 @click.argument("dossier", type=click.Path(path_type=Path))
-@click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="The auditor's policy, never the dossier's.")
+@click.option(
+    "--policy", "policy_path", type=click.Path(path_type=Path), help="The auditor's policy, never the dossier's."
+)
 @click.option("--at", "at_text", help="Judge at this time instead of the dossier's (RFC 3339 or unix seconds).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors

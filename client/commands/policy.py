@@ -85,7 +85,7 @@ def diff(old: Path, new: Path, *, as_json: bool) -> None:
         data = read_file(path, limit=MAX_POLICY)
         Policy.parse(data)
         documents.append(loads(data, limit=MAX_POLICY, what="policy"))
-    found = differences(*documents)
+    found = differences(documents[0], documents[1])
     code = 1 if found else 0
     if as_json:
         rows = [{"field": where, "old": a, "new": b} for where, a, b in found]

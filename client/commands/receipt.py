@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from attestation.appraise import appraise
 from attestation.dossier import MAX_DOSSIER, Dossier
 from attestation.errors import Malformed
+from attestation.exchange import FINISH_CODES
 from attestation.receipt import MACHINE_CODES, SignedReceipt
 from attestation.verdict import Verdict
 from attestation.verify import verify_evidence
-from attestation.appraise import appraise
-from attestation.exchange import FINISH_CODES
 
-from datetime import UTC, datetime
-
+from ..attested import wall_clock
 from ..errors import UsageFault
 from ..output import confidentiality_line, console, findings_table, parse_time, print_json, read_file, reports_errors
 from ..settings import choose_policy
@@ -58,14 +58,24 @@ def show(file: Path, *, as_json: bool) -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--evidence", "evidence_path", type=click.Path(path_type=Path), help="Evidence; a dossier brings its own.")
+@click.option(
+    "--evidence", "evidence_path", type=click.Path(path_type=Path), help="Evidence; a dossier brings its own."
+)
 @click.option("--nonce", help="The client nonce of that evidence, hex; none for the nonce-less evidence.")
-@click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy that says whose evidence counts.")
+@click.option(
+    "--policy", "policy_path", type=click.Path(path_type=Path), help="Policy that says whose evidence counts."
+)
 @click.option("--at", "at_text", help="Judge at this time (RFC 3339 or unix seconds).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
 def verify(
-    file: Path, evidence_path: Path | None, nonce: str | None, policy_path: Path | None, at_text: str | None, *, as_json: bool
+    file: Path,
+    evidence_path: Path | None,
+    nonce: str | None,
+    policy_path: Path | None,
+    at_text: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Check that the receipt in FILE was signed by an enclave that the policy accepts."""
     signed, dossier = read_receipt(read_file(file, limit=MAX_DOSSIER))
@@ -73,15 +83,13 @@ def verify(
     at = parse_time(at_text)
     if evidence_path is not None:
         data, used_nonce = read_file(evidence_path), _nonce(nonce)
-        now = at or datetime.now(UTC)
+        now = at or wall_clock()
     elif dossier is not None:
         data, used_nonce = dossier.evidence, dossier.nonce
         now = at or datetime.fromtimestamp(dossier.verified_at, UTC)
     else:
         raise UsageFault("--evidence FILE is needed: a receipt alone does not say whose key signed it")
-    verified = verify_evidence(
-        data, nonce=used_nonce, roots=chosen.policy.roots, time=chosen.policy.time, now=now
-    )
+    verified = verify_evidence(data, nonce=used_nonce, roots=chosen.policy.roots, time=chosen.policy.time, now=now)
     verdict = appraise(verified, chosen.policy, now=now)
     verdict.require(allow_unconfidential=chosen.allow_unconfidential)
     signed.verify(verified.boot.receipt_key)
@@ -118,9 +126,16 @@ def receipt_fields(signed: SignedReceipt) -> dict[str, object]:
     receipt = signed.receipt
     machine = {code: name for name, code in MACHINE_CODES.items()}[receipt.machine]
     finish = {code: name for name, code in FINISH_CODES.items()}.get(receipt.finish, str(receipt.finish))
-    hashes = ("previous", "ciphertext", "request", "response", "tokens", "transcript", "nonce", "request_id")
-    hashes += ("boot", "image", "model", "params", "account")
-    numbers = ("epoch", "serial", "issued_at", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+    hashes = "previous ciphertext request response tokens transcript nonce request_id boot image model params account"
+    numbers = (
+        "epoch",
+        "serial",
+        "issued_at",
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "reasoning_tokens",
+    )
     return {
         "hash": receipt.hash.hex(),
         **{name: getattr(receipt, name) for name in numbers},
@@ -128,6 +143,6 @@ def receipt_fields(signed: SignedReceipt) -> dict[str, object]:
         "status": receipt.status.name.lower(),
         "finish": finish or "none",
         "machine": machine,
-        **{name: getattr(receipt, name).hex() for name in hashes},
+        **{name: getattr(receipt, name).hex() for name in hashes.split()},
         "signature": signed.signature.hex(),
     }

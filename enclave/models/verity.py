@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers: which root would dm-verity have over this file?
+
+Hash format 1, SHA-256, blocks of 4096 bytes, the fixed salt 00 01 ... 1f; the last block filled with zeros. The salt is
+public and fixed so that everybody computes the same root from the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+BLOCK: Final = 4096
+SALT: Final = bytes(range(32))
+_PER_BLOCK: Final = BLOCK // 32
+
+
+class VerityRoot:
+    """Takes a file's bytes in any portions and gives the root."""
+
+    def __init__(self) -> None:
+        self._salted = hashlib.sha256(SALT)
+        self._rest = b""
+        self._leaves = bytearray()
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        view = memoryview(self._rest + bytes(data)) if self._rest else memoryview(data)
+        whole = len(view) - len(view) % BLOCK
+        for start in range(0, whole, BLOCK):
+            digest = self._salted.copy()
+            digest.update(view[start : start + BLOCK])
+            self._leaves += digest.digest()
+        self._rest = bytes(view[whole:])
+
+    def root(self) -> bytes:
+        """Give the root, 32 bytes. Raises ValueError for an empty file, which has none."""
+        if self._rest:
+            self.update(bytes(BLOCK - len(self._rest)))
+        level = bytes(self._leaves)
+        if not level:
+            raise ValueError("an empty file has no verity root")
+        while len(level) > 32:
+            above = bytearray()
+            for start in range(0, len(level), BLOCK):
+                digest = self._salted.copy()
+                digest.update(level[start : start + BLOCK].ljust(BLOCK, b"\0"))
+                above += digest.digest()
+            level = bytes(above)
+        return level
