@@ -37,8 +37,9 @@ def catalogue() -> dict[str, CatalogueEntry]:
     text = (resources.files("enclave") / "data" / "models.json").read_text(encoding="utf-8")
     entries = {}
     for item in json.loads(text)["models"]:
-        digests = {key: bytes.fromhex(item.pop(key)) for key in ("sha256", "verity_root", "template", "tokenizer")}
-        entry = CatalogueEntry(**item, **digests)
+        for key in ("sha256", "verity_root", "template", "tokenizer"):
+            item[key] = bytes.fromhex(item[key])
+        entry = CatalogueEntry(**item)
         entries[entry.name] = entry
     return entries
 
