@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No test reaches past this machine, and no test is skipped without a place on the list.
+
+``SERICIN_SKIPS=listed`` (scripts/test sets it) fails the run when a test is skipped for a reason that tests/skips.txt
+does not list. Every line there is ``file: words of the reason``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SKIPS = Path(__file__).parent / "skips.txt"
+
+
+def _is_local(address: object) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a unix socket
+    try:
+        return ipaddress.ip_address(str(address[0])).is_loopback
+    except ValueError:
+        return address[0] == "localhost"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _network_stays_here() -> Iterator[None]:
+    """Refuse every connection that is not to this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if not _is_local(address):
+            raise OSError("tests reach nothing past this machine")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+def listed_skips() -> list[tuple[str, str]]:
+    """Give the (file, reason) pairs that may be skipped."""
+    lines = [line.strip() for line in SKIPS.read_text().splitlines()]
+    pairs = [line.split(": ", 1) for line in lines if line and not line.startswith("#")]
+    return [(file, reason) for file, reason in pairs]
+
+
+def _skipped(reporter: Any) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for report in reporter.stats.get("skipped", []):
+        file, reason = report.nodeid.split("::")[0], str(report.longrepr)
+        if isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+        found[file, reason] += 1
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print one table of what was skipped and why."""
+    found = _skipped(terminalreporter)
+    if not found:
+        return
+    terminalreporter.section("skipped: what this machine lacks")
+    for (file, reason), count in sorted(found.items()):
+        terminalreporter.write_line(f"{count:5}  {file}  {reason}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run for a skip that is not on the list."""
+    if os.environ.get("SERICIN_SKIPS") != "listed":
+        return
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    listed = listed_skips()
+    for file, reason in _skipped(reporter):
+        if not any(file == f"tests/{name}" and words in reason for name, words in listed):
+            reporter.write_line(f"\nskipped without a line in tests/skips.txt: {file}: {reason}", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
