@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What authenticates a quote? Signature, attestation key, the quoting enclave's report and the PCK chain, as bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import Malformed
+from ..wire import Reader
+
+QE_REPORT_CERTIFICATION_DATA: Final = 6
+PCK_CERTIFICATE_CHAIN: Final = 5
+QE_AUTH_SIZE: Final = 32  # Intel's quoting enclave always writes 32
+MAX_CHAIN: Final = 12 * 1024
+SGX_REPORT_SIZE: Final = 384
+
+_CODE: Final = "MalformedQuote"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QeReport:
+    """The quoting enclave's SGX report body (Intel SDM volume 3D, REPORT), the fields that are judged."""
+
+    raw: bytes  # 384, exactly as the PCK signed it
+    cpu_svn: bytes  # 16
+    misc_select: bytes  # 4, little-endian
+    attributes: bytes  # 16
+    mr_enclave: bytes  # 32
+    mr_signer: bytes  # 32
+    isv_prod_id: int
+    isv_svn: int
+    report_data: bytes  # 64
+
+    @classmethod
+    def parse(cls, raw: bytes) -> QeReport:
+        """Parse exactly 384 bytes. Raises Malformed."""
+        r = Reader(raw, what="quote.qe_report", code=_CODE)
+        cpu_svn, misc_select = r.take(16, "cpu_svn"), r.take(4, "misc_select")
+        r.take(28, "reserved1")
+        attributes, mr_enclave = r.take(16, "attributes"), r.take(32, "mr_enclave")
+        r.take(32, "reserved2")
+        mr_signer = r.take(32, "mr_signer")
+        r.take(96, "reserved3")
+        isv_prod_id, isv_svn = r.u16le("isv_prod_id"), r.u16le("isv_svn")
+        r.take(60, "reserved4")
+        report_data = r.take(64, "report_data")
+        r.end(code=_CODE)
+        return cls(
+            raw=raw,
+            cpu_svn=cpu_svn,
+            misc_select=misc_select,
+            attributes=attributes,
+            mr_enclave=mr_enclave,
+            mr_signer=mr_signer,
+            isv_prod_id=isv_prod_id,
+            isv_svn=isv_svn,
+            report_data=report_data,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthData:
+    """The authentication data of a quote v4 or v5 with an ECDSA P-256 key (TDX DCAP, appendix A.3.8)."""
+
+    signature: bytes  # 64, r || s over header and body
+    attestation_key: bytes  # 64, x || y
+    qe_report: QeReport
+    qe_report_signature: bytes  # 64, r || s by the PCK key
+    qe_auth: bytes  # 32
+    chain: bytes  # PEM, leaf first; most hosts end it with one zero byte
+
+    @classmethod
+    def parse(cls, data: bytes) -> AuthData:
+        """Parse the authentication data, every byte of it. Raises Malformed."""
+        r = Reader(data, what="quote.auth_data", code=_CODE)
+        signature, key = r.take(64, "signature"), r.take(64, "attestation_key")
+        inner = Reader(_certification(r, QE_REPORT_CERTIFICATION_DATA, "qe"), what="quote.qe", code=_CODE)
+        r.end()
+        report = QeReport.parse(inner.take(SGX_REPORT_SIZE, "report"))
+        report_signature = inner.take(64, "report_signature")
+        size = inner.u16le("auth_size")
+        if size != QE_AUTH_SIZE:
+            raise Malformed(_CODE, "quote.qe.auth_size", want=QE_AUTH_SIZE, got=size)
+        qe_auth = inner.take(size, "auth")
+        chain = _certification(inner, PCK_CERTIFICATE_CHAIN, "pck")
+        inner.end()
+        if len(chain) > MAX_CHAIN:
+            raise Malformed(_CODE, "quote.pck", want=f"at most {MAX_CHAIN} bytes", got=len(chain))
+        return cls(
+            signature=signature,
+            attestation_key=key,
+            qe_report=report,
+            qe_report_signature=report_signature,
+            qe_auth=qe_auth,
+            chain=chain,
+        )
+
+    def encode(self) -> bytes:
+        """Give the bytes that were parsed."""
+        pck = _certified(PCK_CERTIFICATE_CHAIN, self.chain)
+        auth = len(self.qe_auth).to_bytes(2, "little") + self.qe_auth
+        qe = self.qe_report.raw + self.qe_report_signature + auth + pck
+        return self.signature + self.attestation_key + _certified(QE_REPORT_CERTIFICATION_DATA, qe)
+
+
+def _certification(r: Reader, kind: int, field: str) -> bytes:
+    found = r.u16le(f"{field}.type")
+    if found != kind:
+        raise Malformed("UnsupportedCertificationData", f"quote.{field}.type", want=kind, got=found)
+    return r.take(r.u32le(f"{field}.size"), field)
+
+
+def _certified(kind: int, data: bytes) -> bytes:
+    return kind.to_bytes(2, "little") + len(data).to_bytes(4, "little") + data

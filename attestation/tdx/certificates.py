@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who signed? The fixed chains of Intel's hierarchy: leaf, CA, root for a PCK; signer, root for TCB data.
+
+Each certificate stands for one role: exact name, exact constraints, P-256 and SHA-256, valid now. There is no path
+building: the chains have one shape each (Intel SGX PCK Certificate and CRL Profile, sections 1.2 and 1.3).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+
+from ..errors import Untrusted
+from ..window import Window
+from .anchor import DistinguishedName, TdxTrustAnchor
+from .ecdsa import require_der
+
+MAX_PEM: Final = 12 * 1024
+MAX_DER: Final = 4096
+
+_CHAIN: Final = "CertificateChainInvalid"
+_BLOCK: Final = re.compile(rb"\s*-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----\s*")
+_CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoleCertificate:
+    """A certificate that was parsed and found fit for its role; its signature is checked against its issuer."""
+
+    role: str
+    der: bytes
+    subject: DistinguishedName
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePublicKey
+    window: Window
+
+    @property
+    def serial(self) -> int:
+        """The serial number."""
+        return self.certificate.serial_number
+
+
+def split_pem(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
+    """Split PEM into exactly `count` certificates as DER; one final zero byte is allowed. Raises Untrusted."""
+    if len(data) > MAX_PEM:
+        raise Untrusted(_CHAIN, where, want=f"at most {MAX_PEM} bytes", got=len(data))
+    found, at = [], 0
+    text = data.removesuffix(b"\0")
+    while at < len(text):
+        block = _BLOCK.match(text, at)
+        if block is None:
+            raise Untrusted(_CHAIN, where, want="PEM certificates and nothing else", got=f"other bytes at {at}")
+        at = block.end()
+        try:
+            found.append(base64.b64decode(b"".join(block[1].split()), validate=True))
+        except binascii.Error:
+            raise Untrusted(_CHAIN, where, want="base64", got="other text") from None
+    if len(found) != count:
+        raise Untrusted(_CHAIN, where, want=f"{count} certificates", got=len(found))
+    return tuple(found)
+
+
+def verify_pck_chain(
+    pem: bytes, *, anchor: TdxTrustAnchor, now: datetime
+) -> tuple[RoleCertificate, RoleCertificate, RoleCertificate]:
+    """Verify PCK leaf, platform or processor CA, and root, in this order, down to the anchor. Raises Untrusted."""
+    leaf, ca, root = split_pem(pem, 3, "pck_chain")
+    names = anchor.names
+    top = _root(root, "pck_chain.root", anchor, now)
+    middle = _certificate(ca, "pck_ca", (names.platform_ca, names.processor_ca), names.root, now, path_length=0)
+    _require_issued(middle, top)
+    bottom = _certificate(leaf, "pck", (names.pck,), middle.subject, now, path_length=None)
+    _require_issued(bottom, middle)
+    return bottom, middle, top
+
+
+def verify_signing_chain(
+    pem: bytes, *, where: str, anchor: TdxTrustAnchor, now: datetime
+) -> tuple[RoleCertificate, RoleCertificate]:
+    """Verify the TCB signer and the root, in this order, down to the anchor. Raises Untrusted."""
+    signer, root = split_pem(pem, 2, where)
+    top = _root(root, f"{where}.root", anchor, now)
+    bottom = _certificate(signer, "tcb_signer", (anchor.names.tcb_signing,), anchor.names.root, now, path_length=None)
+    _require_issued(bottom, top)
+    return bottom, top
+
+
+def _root(der: bytes, where: str, anchor: TdxTrustAnchor, now: datetime) -> RoleCertificate:
+    """Require the pinned root itself: its own signature adds nothing to the pin."""
+    digest = sha256(der).digest()
+    if digest != anchor.root_sha256:
+        raise Untrusted("UntrustedRoot", where, want=anchor.root_sha256.hex(), got=digest.hex())
+    return _certificate(der, "root", (anchor.names.root,), anchor.names.root, now, path_length=1)
+
+
+def _certificate(
+    der: bytes,
+    role: str,
+    subjects: tuple[DistinguishedName, ...],
+    issuer: DistinguishedName,
+    now: datetime,
+    *,
+    path_length: int | None,
+) -> RoleCertificate:
+    """Parse one certificate and require everything of its role; `path_length` None means no CA."""
+    if len(der) > MAX_DER:
+        raise Untrusted(_CHAIN, role, want=f"at most {MAX_DER} bytes", got=len(der))
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        subject, issued_by = _name(certificate.subject), _name(certificate.issuer)
+        extensions = certificate.extensions
+        algorithm = certificate.signature_algorithm_oid
+        version = certificate.version
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm) as e:
+        raise Untrusted(_CHAIN, role, want="an X.509 certificate", got=type(e).__name__) from None
+    if version is not x509.Version.v3:
+        raise Untrusted(_CHAIN, f"{role}.version", want="v3", got=version.name)
+    if subject not in subjects:
+        raise Untrusted("CertificateRoleMismatch", f"{role}.subject", want=_shown(subjects[0]), got=_shown(subject))
+    if issued_by != issuer:
+        raise Untrusted("CertificateRoleMismatch", f"{role}.issuer", want=_shown(issuer), got=_shown(issued_by))
+    if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        got = algorithm.dotted_string
+        raise Untrusted("CertificateAlgorithm", f"{role}.signature", want="ecdsa-with-SHA256", got=got)
+    _require_constraints(extensions, role, path_length)
+    window = Window(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    if now < window.not_before:
+        raise Untrusted("CertificateNotYetValid", role, want=f"now from {window.not_before}", got=now)
+    if now >= window.not_after:
+        raise Untrusted("CertificateExpired", role, want=f"now before {window.not_after}", got=now)
+    return RoleCertificate(
+        role=role, der=der, subject=subject, certificate=certificate, key=_key(certificate, role), window=window
+    )
+
+
+def _key(certificate: x509.Certificate, role: str) -> ec.EllipticCurvePublicKey:
+    key: object = None
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        key = None  # judged below
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise Untrusted("CertificateAlgorithm", f"{role}.key", want="P-256", got=type(key).__name__)
+    return key
+
+
+def _require_constraints(extensions: x509.Extensions, role: str, path_length: int | None) -> None:
+    critical = {extension.oid for extension in extensions if extension.critical}
+    if critical != _CRITICAL:
+        got = ", ".join(sorted(oid.dotted_string for oid in critical))
+        raise Untrusted(_CHAIN, f"{role}.critical", want="basicConstraints and keyUsage", got=got or "none")
+    try:
+        basic = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        raise Untrusted(_CHAIN, role, want="basicConstraints and keyUsage", got="absent") from None
+    is_ca = path_length is not None
+    if basic.ca is not is_ca or basic.path_length != path_length:
+        got = f"CA:{basic.ca}, pathLen {basic.path_length}"
+        raise Untrusted(_CHAIN, f"{role}.basicConstraints", want=f"CA:{is_ca}, pathLen {path_length}", got=got)
+    fit = usage.key_cert_sign and usage.crl_sign if is_ca else usage.digital_signature and not usage.key_cert_sign
+    if not fit:
+        want = "keyCertSign and cRLSign" if is_ca else "digitalSignature without keyCertSign"
+        raise Untrusted(_CHAIN, f"{role}.keyUsage", want=want, got="another")
+
+
+def _require_issued(certificate: RoleCertificate, issuer: RoleCertificate) -> None:
+    require_der(
+        issuer.key,
+        certificate.certificate.signature,
+        certificate.certificate.tbs_certificate_bytes,
+        code=_CHAIN,
+        where=f"{certificate.role}.signature",
+    )
+
+
+def _name(name: x509.Name) -> DistinguishedName:
+    """Give a name as a set of attributes. One with a multi-valued RDN is empty and equals no expected name."""
+    if any(len(list(rdn)) != 1 for rdn in name.rdns):
+        return ()
+    return tuple(sorted((attribute.oid.dotted_string, str(attribute.value)) for attribute in name))
+
+
+def _shown(name: DistinguishedName) -> str:
+    values = [value for oid, value in name if oid in ("2.5.4.3", "2.5.4.10")]
+    return " / ".join(values)[:120]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is it revoked? Intel's two CRLs: the root's, over CAs and TCB signers, and a PCK CA's, over PCK certificates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509.oid import SignatureAlgorithmOID
+
+from ..errors import Untrusted
+from ..window import Window
+from .certificates import RoleCertificate
+from .ecdsa import require_der
+
+MAX_CRL: Final = 256 * 1024
+_UNDERSTOOD: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VerifiedCrl:
+    """A CRL whose signature and window hold. Made by `verify_crl` alone."""
+
+    name: str
+    crl: x509.CertificateRevocationList
+    window: Window
+
+    def require_not_revoked(self, certificate: RoleCertificate) -> None:
+        """Raise Untrusted(CertificateRevoked) if `certificate` is listed."""
+        if self.crl.get_revoked_certificate_by_serial_number(certificate.serial) is not None:
+            got = f"serial {certificate.serial:x}, listed in {self.name}"
+            raise Untrusted("CertificateRevoked", certificate.role, want="not revoked", got=got)
+
+
+def verify_crl(der: bytes, issuer: RoleCertificate, *, name: str, now: datetime) -> VerifiedCrl:
+    """Verify a complete CRL of `issuer` at `now`; it must have a nextUpdate. Raises Untrusted."""
+    if len(der) > MAX_CRL:
+        raise Untrusted("CrlUnsupported", name, want=f"at most {MAX_CRL} bytes", got=len(der))
+    try:
+        crl = x509.load_der_x509_crl(der)
+        issued_by, algorithm, extensions = crl.issuer, crl.signature_algorithm_oid, crl.extensions
+        begins, ends = crl.last_update_utc, crl.next_update_utc
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as e:
+        raise Untrusted("CrlUnsupported", name, want="an X.509 CRL", got=type(e).__name__) from None
+    if issued_by != issuer.certificate.subject:
+        got = issued_by.rfc4514_string()[:120]
+        raise Untrusted("CrlIssuerMismatch", name, want=f"the subject of {issuer.role}", got=got)
+    if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
+        raise Untrusted("CrlUnsupported", f"{name}.signature", want="ecdsa-with-SHA256", got=algorithm.dotted_string)
+    require_der(
+        issuer.key, crl.signature, crl.tbs_certlist_bytes, code="CrlSignatureInvalid", where=f"{name}.signature"
+    )
+    _require_complete(extensions, name)
+    if ends is None:
+        raise Untrusted("CrlUnsupported", f"{name}.nextUpdate", want="present", got="absent")
+    if now < begins:
+        raise Untrusted("CrlNotYetValid", name, want=f"now from {begins}", got=now)
+    if now >= ends:
+        raise Untrusted("CrlExpired", name, want=f"now before {ends}", got=now)
+    return VerifiedCrl(name=name, crl=crl, window=Window(begins, ends))
+
+
+def _require_complete(extensions: x509.Extensions, name: str) -> None:
+    """Require exactly what Intel's CRLs carry: no delta CRL, no distribution point, nothing critical."""
+    for extension in extensions:
+        if extension.critical or not isinstance(extension.value, _UNDERSTOOD):
+            got = extension.oid.dotted_string
+            raise Untrusted(
+                "CrlUnsupported", f"{name}.extensions", want="cRLNumber and authorityKeyIdentifier", got=got
+            )
+    if len(extensions) != len(_UNDERSTOOD):
+        raise Untrusted("CrlUnsupported", f"{name}.extensions", want="cRLNumber and authorityKeyIdentifier", got="one")

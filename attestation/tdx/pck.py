@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which platform is this? The SGX extension of a PCK certificate (Intel SGX PCK Certificate and CRL Profile, 1.3.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from ..errors import Malformed, Untrusted
+from ..wire import Reader
+
+SGX_EXTENSION: Final = "1.2.840.113741.1.13.1"
+SGX_TYPES: Final = {0: "standard", 1: "scalable", 2: "scalable with integrity"}
+
+_CODE: Final = "PckExtensionInvalid"
+_OID: Final = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1
+_INTEGER: Final = 0x02
+_OCTETS: Final = 0x04
+_OBJECT: Final = 0x06
+_ENUMERATED: Final = 0x0A
+_BOOLEAN: Final = 0x01
+_SEQUENCE: Final = 0x30
+_REQUIRED: Final = frozenset({1, 2, 3, 4, 5})
+_SCALABLE: Final = frozenset({6, 7})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """The platform that a PCK certificate speaks for."""
+
+    ppid: bytes  # 16
+    tcb_components: tuple[int, ...]  # 16 SVNs of 0 to 255
+    pce_svn: int
+    cpu_svn: bytes  # 16, equal to the components
+    pce_id: bytes  # 2
+    fmspc: bytes  # 6
+    sgx_type: int  # 0, 1 or 2
+    platform_instance_id: bytes | None  # 16, Platform CA only
+    dynamic_platform: bool | None
+    cached_keys: bool | None
+    smt_enabled: bool | None
+
+    @classmethod
+    def parse(cls, extension: bytes) -> Platform:
+        """Parse the value of the SGX extension: every field once, of its exact type. Raises Untrusted."""
+        try:
+            return _platform(extension)
+        except Malformed as e:
+            raise Untrusted(_CODE, e.where, want=e.want, got=e.got) from None
+
+
+def _platform(extension: bytes) -> Platform:
+    fields = _fields(_one(extension, _SEQUENCE, "sgx"), _OID, "sgx")
+    if not fields.keys() >= _REQUIRED or not fields.keys() <= _REQUIRED | _SCALABLE:
+        _refuse("pck.sgx", "fields 1 to 5, and 6 and 7 on scalable platforms", sorted(fields))
+    components, pce_svn, cpu_svn = _tcb(fields[2])
+    flags = _flags(fields[7]) if 7 in fields else (None, None, None)
+    return Platform(
+        ppid=_octets(fields[1], 16, "ppid"),
+        tcb_components=components,
+        pce_svn=pce_svn,
+        cpu_svn=cpu_svn,
+        pce_id=_octets(fields[3], 2, "pce_id"),
+        fmspc=_octets(fields[4], 6, "fmspc"),
+        sgx_type=_number(fields[5], _ENUMERATED, 2, "sgx_type"),
+        platform_instance_id=_octets(fields[6], 16, "platform_instance_id") if 6 in fields else None,
+        dynamic_platform=flags[0],
+        cached_keys=flags[1],
+        smt_enabled=flags[2],
+    )
+
+
+def _tcb(field: tuple[int, bytes]) -> tuple[tuple[int, ...], int, bytes]:
+    parts = _fields(_content(field, _SEQUENCE, "tcb"), _OID + b"\x02", "tcb")
+    if parts.keys() != set(range(1, 19)):
+        _refuse("pck.tcb", "fields 1 to 18", f"{len(parts)} fields")
+    components = tuple(_number(parts[i], _INTEGER, 255, f"tcb[{i}]") for i in range(1, 17))
+    cpu_svn = _octets(parts[18], 16, "cpu_svn")
+    if bytes(components) != cpu_svn:
+        _refuse("pck.tcb.cpu_svn", bytes(components).hex(), cpu_svn.hex())
+    return components, _number(parts[17], _INTEGER, 65535, "pce_svn"), cpu_svn
+
+
+def _flags(field: tuple[int, bytes]) -> tuple[bool | None, bool | None, bool | None]:
+    parts = _fields(_content(field, _SEQUENCE, "configuration"), _OID + b"\x07", "configuration")
+    if not parts.keys() <= {1, 2, 3}:
+        _refuse("pck.configuration", "fields 1 to 3", sorted(parts))
+    found = [_boolean(parts[i], f"configuration[{i}]") if i in parts else None for i in (1, 2, 3)]
+    return found[0], found[1], found[2]
+
+
+def _fields(content: bytes, prefix: bytes, what: str) -> dict[int, tuple[int, bytes]]:
+    """Read SEQUENCE OF SEQUENCE { OID prefix.n, value } into n -> (tag, content), each once."""
+    found: dict[int, tuple[int, bytes]] = {}
+    r = Reader(content, what=f"pck.{what}", code="MalformedCertificate")
+    while r.left:
+        pair = Reader(_element(r, _SEQUENCE), what=f"pck.{what}", code="MalformedCertificate")
+        oid = _element(pair, _OBJECT)
+        if len(oid) != len(prefix) + 1 or not oid.startswith(prefix) or oid[-1] & 0x80:
+            _refuse(f"pck.{what}", "Intel's identifiers", oid.hex()[:40])
+        tag = pair.u8("tag")
+        value = pair.take(_length(pair), "value")
+        pair.end(code="MalformedCertificate")
+        if oid[-1] in found:
+            _refuse(f"pck.{what}[{oid[-1]}]", "once", "twice")
+        found[oid[-1]] = (tag, value)
+    return found
+
+
+def _element(r: Reader, tag: int) -> bytes:
+    found = r.u8("tag")
+    if found != tag:
+        _refuse("pck", f"DER tag {tag:#04x}", f"{found:#04x}")
+    return r.take(_length(r), "element")
+
+
+def _one(data: bytes, tag: int, what: str) -> bytes:
+    r = Reader(data, what=f"pck.{what}", code="MalformedCertificate")
+    content = _element(r, tag)
+    r.end(code="MalformedCertificate")
+    return content
+
+
+def _length(r: Reader) -> int:
+    first = r.u8("length")
+    if first < 0x80:
+        return first
+    size = first & 0x7F
+    length = r.uint(size, "length", "big") if size in (1, 2) else 0
+    if length < (0x80 if size == 1 else 0x100):
+        _refuse("pck", "DER lengths in their shortest form, below 65536", f"{first:#04x}")
+    return length
+
+
+def _content(field: tuple[int, bytes], tag: int, what: str) -> bytes:
+    if field[0] != tag:
+        _refuse(f"pck.{what}", f"DER tag {tag:#04x}", f"{field[0]:#04x}")
+    return field[1]
+
+
+def _octets(field: tuple[int, bytes], size: int, what: str) -> bytes:
+    value = _content(field, _OCTETS, what)
+    if len(value) != size:
+        _refuse(f"pck.{what}", f"{size} bytes", len(value))
+    return value
+
+
+def _number(field: tuple[int, bytes], tag: int, limit: int, what: str) -> int:
+    value = _content(field, tag, what)
+    number = int.from_bytes(value, "big", signed=True)
+    shortest = len(value) == max(1, number.bit_length() // 8 + 1) if number >= 0 else False
+    if not shortest or number > limit:
+        _refuse(f"pck.{what}", f"0 to {limit}", value.hex()[:16])
+    return number
+
+
+def _boolean(field: tuple[int, bytes], what: str) -> bool:
+    value = _content(field, _BOOLEAN, what)
+    if value not in (b"\x00", b"\xff"):
+        _refuse(f"pck.{what}", "a DER boolean", value.hex()[:16])
+    return value == b"\xff"
+
+
+def _refuse(where: str, want: object, got: object) -> NoReturn:
+    raise Untrusted(_CODE, where, want=want, got=got)

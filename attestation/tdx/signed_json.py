@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read the fields of Intel's signed JSON strictly: exact types, no case variants of known names, bounded lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from ..errors import Malformed
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+class Fields:
+    """One JSON object with required and optional names. Unknown names are recorded; near misses are refused."""
+
+    def __init__(
+        self, value: object, where: str, *, code: str, required: Iterable[str], optional: Iterable[str] = ()
+    ) -> None:
+        self.where = where
+        self._code = code
+        if not isinstance(value, dict):
+            raise Malformed(code, where, want="an object", got=type(value).__name__)
+        need = tuple(required)
+        known = {*need, *optional}
+        folded = {name.casefold() for name in known}
+        for name in need:
+            if name not in value:
+                raise Malformed(code, f"{where}.{name}", want="present", got="absent")
+        unknown = value.keys() - known
+        for name in unknown:
+            if name.casefold() in folded:
+                raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])
+        self.unknown = frozenset(unknown)
+        self._value = value
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an optional field is there."""
+        return name in self._value
+
+    def raw(self, name: str) -> object:
+        """Give the value as it was decoded."""
+        return self._value[name]
+
+    def require(self, name: str, want: str | int, *, code: str) -> None:
+        """Require exactly `want`, of its type: 3.0 and true are not integers."""
+        value = self._value[name]
+        if type(value) is not type(want) or value != want:
+            raise self.refuse(name, code=code, want=want, got=value)
+
+    def uint(self, name: str, limit: int) -> int:
+        """Require an integer from 0 to `limit`; true and 1.0 are none."""
+        value = self._value[name]
+        if type(value) is not int or not 0 <= value <= limit:
+            raise Malformed(self._code, f"{self.where}.{name}", want=f"0 to {limit}", got=repr(value)[:40])
+        return value
+
+    def text(self, name: str, limit: int = 64) -> str:
+        """Require text of at most `limit` characters."""
+        value = self._value[name]
+        if not isinstance(value, str) or len(value) > limit:
+            raise Malformed(self._code, f"{self.where}.{name}", want=f"text up to {limit}", got=type(value).__name__)
+        return value
+
+    def hexa(self, name: str, size: int) -> bytes:
+        """Require `size` bytes in hex of either case."""
+        value = self.text(name, 2 * size)
+        if not re.fullmatch(r"[0-9A-Fa-f]*", value) or len(value) != 2 * size:
+            raise Malformed(self._code, f"{self.where}.{name}", want=f"{size} bytes in hex", got="another form")
+        return bytes.fromhex(value)
+
+    def time(self, name: str) -> datetime:
+        """Require a time such as 2025-06-19T10:16:03Z."""
+        value = self.text(name)
+        if _TIME.fullmatch(value):
+            try:
+                return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            except ValueError:
+                pass  # a 31st of June: refused in the next line
+        raise Malformed(self._code, f"{self.where}.{name}", want="a time in UTC with seconds", got=value[:40])
+
+    def items(self, name: str, *, least: int, most: int) -> list[object]:
+        """Require a list of `least` to `most` items."""
+        value = self._value[name]
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            got = len(value) if isinstance(value, list) else type(value).__name__
+            raise Malformed(self._code, f"{self.where}.{name}", want=f"{least} to {most} items", got=got)
+        return value
+
+    def texts(self, name: str, *, most: int) -> tuple[str, ...]:
+        """Give a list of short texts, empty when the field is absent."""
+        if name not in self._value:
+            return ()
+        items = self.items(name, least=0, most=most)
+        if not all(isinstance(item, str) and len(item) <= 64 for item in items):
+            raise Malformed(self._code, f"{self.where}.{name}", want="texts up to 64 characters", got="another")
+        return tuple(str(item) for item in items)
+
+    def refuse(self, name: str, *, code: str | None = None, want: object, got: object) -> Malformed:
+        """Make the refusal of one field."""
+        return Malformed(code or self._code, f"{self.where}.{name}", want=want, got=str(got)[:64])

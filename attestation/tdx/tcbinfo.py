@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does Intel say of this platform's TCB levels? TCB info v3 with id TDX (Intel PCS API v4, Get TDX TCB Info)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from .. import strict_json
+from .signed_json import Fields
+
+MAX_TCB_INFO: Final = 256 * 1024
+MAX_LEVELS: Final = 64
+MAX_MODULES: Final = 32
+MAX_ADVISORIES: Final = 256
+COMPONENTS: Final = 16
+
+_CODE: Final = "TcbInfoInvalid"
+_UNSUPPORTED: Final = "TcbInfoUnsupported"
+
+
+class TcbStatus(StrEnum):
+    """Intel's names; the last two are derived from launch and current TCB together."""
+
+    UP_TO_DATE = "UpToDate"
+    SW_HARDENING_NEEDED = "SWHardeningNeeded"
+    CONFIGURATION_NEEDED = "ConfigurationNeeded"
+    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
+    OUT_OF_DATE = "OutOfDate"
+    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
+    REVOKED = "Revoked"
+    TD_RELAUNCH_ADVISED = "TDRelaunchAdvised"
+    TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED = "TDRelaunchAdvisedConfigurationNeeded"
+
+
+PLATFORM_STATUSES: Final = frozenset(TcbStatus) - {
+    TcbStatus.TD_RELAUNCH_ADVISED,
+    TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
+}
+ENCLAVE_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What Intel says of one level: its status, since when, and which advisories it is open to."""
+
+    status: TcbStatus
+    date: datetime
+    advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcbLevel:
+    """A platform level: the least SVNs that reach it."""
+
+    sgx: tuple[int, ...]  # 16
+    pce_svn: int
+    tdx: tuple[int, ...]  # 16
+    kinds: tuple[str, ...]  # 32: what each component is, SGX then TDX; empty where Intel does not say
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvnLevel:
+    """A level of a module or an enclave: the least ISVSVN that reaches it."""
+
+    isv_svn: int
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleIdentity:
+    """Who signed a TDX module, and for numbered modules its levels, highest first."""
+
+    id: str  # "TDX_03", or "" for the base module
+    mr_signer: bytes  # 48
+    attributes: bytes  # 8
+    attributes_mask: bytes  # 8
+    levels: tuple[SvnLevel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcbInfo:
+    """Parsed TCB info. Its signature is the verifier's business."""
+
+    issue_date: datetime
+    next_update: datetime
+    fmspc: bytes  # 6
+    pce_id: bytes  # 2
+    evaluation_data_number: int
+    module: ModuleIdentity
+    modules: tuple[ModuleIdentity, ...]
+    levels: tuple[TcbLevel, ...]  # highest first
+    unknown_fields: frozenset[str]
+
+    @classmethod
+    def parse(cls, data: bytes) -> TcbInfo:
+        """Parse the exact signed text. Raises Malformed."""
+        required = "id version issueDate nextUpdate fmspc pceId tcbType tcbEvaluationDataNumber tdxModule tcbLevels"
+        value = strict_json.loads(data, limit=MAX_TCB_INFO, what="tcb_info")
+        f = Fields(value, "tcb_info", code=_CODE, required=required.split(), optional=("tdxModuleIdentities",))
+        for name, want in (("id", "TDX"), ("version", 3), ("tcbType", 0)):
+            f.require(name, want, code=_UNSUPPORTED)
+        levels = [
+            _level(v, f"tcb_info.tcbLevels[{i}]") for i, v in enumerate(f.items("tcbLevels", least=1, most=MAX_LEVELS))
+        ]
+        # Intel lists the highest first. Sorting makes the verdict independent of that.
+        levels.sort(key=lambda level: (level.sgx, level.tdx, level.pce_svn), reverse=True)
+        if len({(level.sgx, level.tdx, level.pce_svn) for level in levels}) != len(levels):
+            raise f.refuse("tcbLevels", want="each level once", got="one twice")
+        modules = f.items("tdxModuleIdentities", least=0, most=MAX_MODULES) if "tdxModuleIdentities" in f else []
+        identities = tuple(_identity(v, f"tcb_info.tdxModuleIdentities[{i}]") for i, v in enumerate(modules))
+        if len({identity.id for identity in identities}) != len(identities):
+            raise f.refuse("tdxModuleIdentities", want="each id once", got="one twice")
+        return cls(
+            issue_date=f.time("issueDate"),
+            next_update=f.time("nextUpdate"),
+            fmspc=f.hexa("fmspc", 6),
+            pce_id=f.hexa("pceId", 2),
+            evaluation_data_number=f.uint("tcbEvaluationDataNumber", 2**31),
+            module=_base_module(f.raw("tdxModule")),
+            modules=identities,
+            levels=tuple(levels),
+            unknown_fields=f.unknown,
+        )
+
+
+def read_standing(f: Fields, allowed: frozenset[TcbStatus]) -> Standing:
+    """Read tcbStatus, tcbDate and advisoryIDs; an unknown status is an error, never a pass."""
+    status = f.text("tcbStatus")
+    if status not in allowed:
+        raise f.refuse("tcbStatus", want="a known status", got=status)
+    advisories = f.texts("advisoryIDs", most=MAX_ADVISORIES)
+    return Standing(status=TcbStatus(status), date=f.time("tcbDate"), advisories=advisories)
+
+
+def read_svn_levels(f: Fields, *, code: str, least: int) -> tuple[SvnLevel, ...]:
+    """Read the tcbLevels of a module or an enclave, highest ISVSVN first, each once."""
+    levels = []
+    for i, value in enumerate(f.items("tcbLevels", least=least, most=MAX_LEVELS)):
+        where = f"{f.where}.tcbLevels[{i}]"
+        level = Fields(value, where, code=code, required=("tcb", "tcbDate", "tcbStatus"), optional=("advisoryIDs",))
+        tcb = Fields(level.raw("tcb"), f"{where}.tcb", code=code, required=("isvsvn",))
+        standing = read_standing(level, ENCLAVE_STATUSES)
+        levels.append(SvnLevel(isv_svn=tcb.uint("isvsvn", 65535), standing=standing))
+    if len({level.isv_svn for level in levels}) != len(levels):
+        raise f.refuse("tcbLevels", want="each isvsvn once", got="one twice")
+    return tuple(sorted(levels, key=lambda level: level.isv_svn, reverse=True))
+
+
+def _level(value: object, where: str) -> TcbLevel:
+    f = Fields(value, where, code=_CODE, required=("tcb", "tcbDate", "tcbStatus"), optional=("advisoryIDs",))
+    names = ("sgxtcbcomponents", "pcesvn", "tdxtcbcomponents")
+    tcb = Fields(f.raw("tcb"), f"{where}.tcb", code=_CODE, required=names)
+    sgx, sgx_kinds = _components(tcb, "sgxtcbcomponents")
+    tdx, tdx_kinds = _components(tcb, "tdxtcbcomponents")
+    return TcbLevel(
+        sgx=sgx,
+        pce_svn=tcb.uint("pcesvn", 65535),
+        tdx=tdx,
+        kinds=sgx_kinds + tdx_kinds,
+        standing=read_standing(f, PLATFORM_STATUSES),
+    )
+
+
+def _components(tcb: Fields, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    svns, kinds = [], []
+    for i, value in enumerate(tcb.items(name, least=COMPONENTS, most=COMPONENTS)):
+        where = f"{tcb.where}.{name}[{i}]"
+        f = Fields(value, where, code=_CODE, required=("svn",), optional=("category", "type"))
+        svns.append(f.uint("svn", 255))
+        kinds.append(f.text("type") if "type" in f else f.text("category") if "category" in f else "")
+    return tuple(svns), tuple(kinds)
+
+
+def _base_module(value: object) -> ModuleIdentity:
+    f = Fields(value, "tcb_info.tdxModule", code=_CODE, required=("mrsigner", "attributes", "attributesMask"))
+    return _module(f, "", ())
+
+
+def _identity(value: object, where: str) -> ModuleIdentity:
+    required = ("id", "mrsigner", "attributes", "attributesMask", "tcbLevels")
+    f = Fields(value, where, code=_CODE, required=required)
+    name = f.text("id").upper()
+    if not re.fullmatch(r"TDX_[0-9A-F]{2}", name):
+        raise f.refuse("id", want="TDX_ and two hex digits", got=name)
+    return _module(f, name, read_svn_levels(f, code=_CODE, least=1))
+
+
+def _module(f: Fields, name: str, levels: tuple[SvnLevel, ...]) -> ModuleIdentity:
+    return ModuleIdentity(
+        id=name,
+        mr_signer=f.hexa("mrsigner", 48),
+        attributes=f.hexa("attributes", 8),
+        attributes_mask=f.hexa("attributesMask", 8),
+        levels=levels,
+    )
