@@ -119,7 +119,11 @@ class RecordCutter:
             if sha256(payload).digest()[:_CHECKSUM] != self._buffer[_LENGTH : _LENGTH + _CHECKSUM]:
                 raise Malformed(_CODE, "ledger", want="the record's checksum", got="another")
             pair = cbor.as_list(
-                cbor.decode(payload, limit=MAX_RECORD, what="ledger", code=_CODE), "ledger", code=_CODE, limit=2, least=2
+                cbor.decode(payload, limit=MAX_RECORD, what="ledger", code=_CODE),
+                "ledger",
+                code=_CODE,
+                limit=2,
+                least=2,
             )
             kind = cbor.as_text(pair[0], "ledger.kind", code=_CODE, limit=16)
             records.append((kind, cbor.as_bytes(pair[1], "ledger.body", code=_CODE)))

@@ -25,7 +25,7 @@ class Account:
 
 
 def read_account(cell: Cell) -> Account | None:
-    """Read an account cell that shows everything down to code and data; None is `account_none`. Raises MalformedAccount."""
+    """Read an account cell that shows everything down to code and data; None is `account_none`. Raises Malformed."""
     at = Slice(cell, what="account", code=_CODE)
     if not at.flag("exists"):
         at.end()

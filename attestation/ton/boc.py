@@ -43,7 +43,7 @@ def crc32c(data: bytes, *, start: int = 0) -> int:
 def read_boc(
     data: bytes, *, what: str, roots: int = 1, limit: int, max_cells: int, code: str = "MalformedCell"
 ) -> tuple[Cell, ...]:
-    """Read a bag of exactly `roots` roots, `limit` bytes and `max_cells` cells at most. Raises Malformed with `code`."""
+    """Read a bag of exactly `roots` roots, `limit` bytes and `max_cells` cells at most. Raises Malformed."""
     if len(data) > limit:
         raise Malformed(code, what, want=f"at most {limit} bytes", got=len(data))
     reader = Reader(data, what=what, code=code)
