@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attester: from an instance id to a boot map, from each epoch to its quote, from each nonce to its evidence.
 
-The order is DECISIONS' and docs/protocol.md's: four events, the GPU gate and its event, then (elsewhere) the engine, then
-keys and boot map, `ready`, log closed; from then on epochs, each with its quote.
+The order is docs/protocol.md's: four events, the GPU gate and its event, then (elsewhere) the engine, then keys and
+boot map, `ready`, log closed; from then on epochs, each with its quote.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attestation.binding import Claims, report_data, spki_claim
 from attestation.boot import EPOCH_SECONDS, BootMap, EpochMap, ModelRecord
 from attestation.config import EnclaveConfig
 from attestation.evidence import MAX_COLLATERAL, Evidence
-from attestation.gpu.binding import NONCE_GATE, NONCE_CLIENT, NONCE_EPOCH, gpu_nonce, gpu_set_digest
+from attestation.gpu.binding import NONCE_CLIENT, NONCE_EPOCH, NONCE_GATE, gpu_nonce, gpu_set_digest
 from attestation.gpu.evidence import GpuDeviceEvidence, GpuEndorsementSet, GpuEvidence
 from attestation.ratls import make_certificate, spki_of
 
@@ -162,7 +162,7 @@ class Attester:
         return boot
 
     def new_epoch(self, number: int) -> Epoch:
-        """Make an epoch: seal key, GPU evidence, TLS key, quote, certificate. Slow on real hardware. Raises QuoteUnavailable."""
+        """Make an epoch: seal key, GPU evidence, TLS key, quote, certificate. Slow. Raises QuoteUnavailable."""
         born, wall = self._clock.boot(), self._clock.wall()
         seal, tls_key = SealKey(), new_tls_key()
         epoch_map = EpochMap(

@@ -80,7 +80,7 @@ class EpochTable:
         return wanted and len(self._live) < MAX_LIVE_KEYS
 
     def drop_expired(self, *, boot_now: float) -> list[int]:
-        """Drop the private keys whose time is over, and give their numbers. The last epoch stays listed, without key."""
+        """Drop the private keys whose time is over; give their numbers. The last epoch stays listed, keyless."""
         dropped = []
         for epoch in self._live:
             if epoch.seal.live and boot_now - epoch.born >= EPOCH_SECONDS:

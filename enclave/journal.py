@@ -52,9 +52,9 @@ class Journal:
         ms: int | None = None,
     ) -> None:
         """Write one line. Raises TypeError for a field that is not what the list allows."""
-        if not isinstance(happening, Happening) or not (code == "" or _CODE.fullmatch(code)):
+        if type(happening) is not Happening or not (code == "" or _CODE.fullmatch(code)):
             raise TypeError("a happening of the list, and a code of letters")
-        if not isinstance(id, bytes) or len(id) > MAX_ID:
+        if type(id) is not bytes or len(id) > MAX_ID:
             raise TypeError(f"an id has at most {MAX_ID} bytes")
         numbers = {"number": number, "size": size, "ms": ms}
         if any(value is not None and type(value) is not int for value in numbers.values()):

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from attestation.batch import BatchStatement
 from attestation.errors import Malformed
 from attestation.ledger import BATCH, MAX_RECORD, RECEIPT, ReceiptRecord, RecordCutter, StatementRecord, frame
 
@@ -116,7 +117,8 @@ def _follow(open_receipts: dict[tuple[bytes, int], bytes], kind: str, body: byte
             open_receipts.setdefault((receipt.key, receipt.serial), body)
     elif kind == BATCH:
         batch = StatementRecord.decode(body)
+        count = BatchStatement.from_boc(batch.boc).count
         for covered in batch.recovered:
             open_receipts.pop(covered, None)
-        for serial in range(batch.first_serial, batch.first_serial + batch.count):
+        for serial in range(batch.first_serial, batch.first_serial + count):
             open_receipts.pop((batch.key, serial), None)

@@ -49,13 +49,13 @@ class Metrics:
 
     def add(self, count: Count, by: int = 1) -> None:
         """Count `by` more."""
-        if not isinstance(count, Count) or type(by) is not int:
+        if type(count) is not Count or type(by) is not int:
             raise TypeError("metrics are on the list, and whole numbers")
         self._counts[count] += by
 
     def set(self, gauge: Gauge, value: int) -> None:
         """Set a gauge."""
-        if not isinstance(gauge, Gauge) or type(value) is not int:
+        if type(gauge) is not Gauge or type(value) is not int:
             raise TypeError("metrics are on the list, and whole numbers")
         self._gauges[gauge] = value
 

@@ -153,7 +153,7 @@ class EngineEvent:
     cached_tokens: int = 0
     completion_tokens: int = 0  # FINISHED
     reasoning_tokens: int = 0
-    params: dict[str, int | str] = field(default_factory=dict)  # STARTED: resolved sampling settings, hashed into the receipt
+    params: dict[str, int | str] = field(default_factory=dict)  # STARTED: resolved settings, hashed into the receipt
 
 
 class Engine(Protocol):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One sealed request, from its first byte to an authenticated body: sans I/O (docs/protocol.md, What the server answers).
+"""One sealed request, from its first byte to an authenticated body: sans I/O (docs/protocol.md, Sealed request).
 
 Whatever fails in here is an outer refusal that only steers retries. A request comes out `Opened` only after its final
 frame authenticated and its replay entry was inserted; everything later is answered inside the seal.
@@ -81,7 +81,7 @@ class Intake:
         self._epoch, self._schedule = epoch, self._opener.unlock(seed)
 
     def finish(self) -> Opened:
-        """The HTTP body has ended: insert the replay entry and give the request. Raises OuterRefusal."""
+        """End the body: insert the replay entry and give the request. Raises OuterRefusal."""
         try:
             body = self._opener.finish()
         except AttestationError:

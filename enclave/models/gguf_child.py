@@ -30,7 +30,7 @@ def read_facts(fd: int) -> GgufFacts:
     """Parse the header of the open file `fd` in a child. Raises ModelRefused(model_header)."""
     command = [sys.executable, "-m", f"{__package__}.gguf_child", str(fd)]
     try:
-        done = subprocess.run(  # noqa: S603  # our own interpreter and module
+        done = subprocess.run(  # our own interpreter and module
             command, env=child_environment(), pass_fds=(fd,), capture_output=True, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listeners: plain HTTP on loopback or a unix socket, and RA-TLS. Connections are counted, and none may loiter."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+from OpenSSL import SSL
+
+from attestation.operator import Listen
+
+from .epochs import EpochTable
+from .metrics import Count, Gauge, Metrics
+from .routes import Routes
+from .tls import TlsProtocol, server_context
+
+MAX_CONNECTIONS: Final = 1024
+REQUEST_SECONDS: Final = 30.0  # from the connection to its first whole request head
+KEEPALIVE_SECONDS: Final = 30.0
+BACKLOG: Final = 128
+
+
+class ListenerUnusable(Exception):
+    """An address cannot be listened on. The message names it."""
+
+
+class _Turned(asyncio.Protocol):
+    """A connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+class _Visit(asyncio.Protocol):
+    """One counted connection in front of the protocol that serves it."""
+
+    def __init__(
+        self,
+        inner: asyncio.Protocol,
+        *,
+        serving: Callable[[], object],
+        routes: Routes,
+        left: Callable[[], None],
+    ) -> None:
+        self._inner = inner
+        self._serving = serving  # the HTTP protocol behind it, once there is one
+        self._routes = routes
+        self._left = left
+        self._transport: asyncio.BaseTransport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._deadline = asyncio.get_running_loop().call_later(REQUEST_SECONDS, self._out_of_patience)
+        self._inner.connection_made(transport)
+
+    def _out_of_patience(self) -> None:
+        if id(self._serving()) not in self._routes.served and isinstance(self._transport, asyncio.Transport):
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._left()
+        self._routes.served.discard(id(self._serving()))
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+class Doors:
+    """All listeners of one enclave."""
+
+    def __init__(
+        self, routes: Routes, epochs: EpochTable, metrics: Metrics, *, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
+        self._routes = routes
+        self._epochs = epochs
+        self._metrics = metrics
+        self._max = max_connections
+        self._open = 0
+        self._servers: list[asyncio.Server] = []
+        self._runner: web.AppRunner | None = None
+        self._context: tuple[int, SSL.Context] | None = None
+        self.targets: dict[str, str] = {}
+
+    async def open(self, listen: Listen) -> None:
+        """Start to listen. Raises ListenerUnusable."""
+        self._runner = web.AppRunner(
+            self._routes.application(),
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            handle_signals=False,
+        )
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        try:
+            if listen.http is not None:
+                server = await loop.create_server(self._plain, *listen.http, backlog=BACKLOG)
+                self._note("http", "http", server)
+            if listen.unix is not None:
+                self._servers.append(await loop.create_unix_server(self._plain, listen.unix, backlog=BACKLOG))
+                os.chmod(listen.unix, 0o600)  # noqa: PTH101 - one call, before anybody connects
+                self.targets["unix"] = f"unix:{listen.unix}"
+            if listen.ra_tls is not None:
+                server = await loop.create_server(self._tls, *listen.ra_tls, backlog=BACKLOG)
+                self._note("ra_tls", "https", server)
+        except OSError as e:
+            await self.close()
+            raise ListenerUnusable(f"cannot listen: {e.strerror or e}") from None
+
+    def _note(self, name: str, scheme: str, server: asyncio.Server) -> None:
+        self._servers.append(server)
+        found = server.sockets[0]
+        host, port = found.getsockname()[:2]
+        shown = f"[{host}]" if found.family == socket.AF_INET6 else host
+        self.targets[name] = f"{scheme}://{shown}:{port}"
+
+    def _serve(self) -> asyncio.Protocol:
+        if self._runner is None or self._runner.server is None:
+            raise RuntimeError("not open")
+        return self._runner.server()
+
+    def _visit(self, inner: asyncio.Protocol, serving: Callable[[], object]) -> asyncio.Protocol:
+        if self._open >= self._max:
+            self._metrics.add(Count.CONNECTIONS_REFUSED)
+            return _Turned()
+        self._open += 1
+        self._metrics.add(Count.CONNECTIONS)
+        self._metrics.set(Gauge.CONNECTIONS_OPEN, self._open)
+        return _Visit(inner, serving=serving, routes=self._routes, left=self._leave)
+
+    def _leave(self) -> None:
+        self._open -= 1
+        self._metrics.set(Gauge.CONNECTIONS_OPEN, self._open)
+
+    def _plain(self) -> asyncio.Protocol:
+        inner = self._serve()
+        return self._visit(inner, lambda: inner)
+
+    def _tls(self) -> asyncio.Protocol:
+        epoch = self._epochs.current
+        if self._context is None or self._context[0] != epoch.number:
+            self._context = (epoch.number, server_context(epoch))
+        door = TlsProtocol(epoch, self._context[1], self._serve, failed=self._handshake_failed)
+        return self._visit(door, lambda: door.inner)
+
+    def _handshake_failed(self) -> None:
+        self._metrics.add(Count.HANDSHAKES_FAILED)
+
+    async def close(self) -> None:
+        """Stop listening and close every connection."""
+        for server in self._servers:
+            server.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._servers = []

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which hardware does the config name? A real TDX guest, or the simulated machine: never both at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from attestation.config import EnclaveConfig
+from attestation.gpu.anchor import GpuTrustAnchor
+from attestation.trust.nvidia import NVIDIA_ANCHOR
+
+from .attester import Machine
+from .seams import Clock, GpuEvidenceSource
+from .times import utc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """The machine, its GPUs and the roots under which the boot gate judges them."""
+
+    machine: Machine
+    gpus: GpuEvidenceSource | None
+    gpu_anchor: GpuTrustAnchor
+
+
+def open_hardware(config: EnclaveConfig, *, state: Path, config_document: bytes, clock: Clock) -> Hardware:
+    """Open the machine that the config names. Raises RealMachine, QuoteUnavailable, GpuUnavailable, PermissionError."""
+    if config.machine == "simulated":
+        return _simulated(config, state=state, config_document=config_document, clock=clock)
+    return _real(config)
+
+
+def _simulated(config: EnclaveConfig, *, state: Path, config_document: bytes, clock: Clock) -> Hardware:
+    from .simulator.gpu_authority import GpuAuthority, spki  # noqa: PLC0415 - a real machine never loads it
+    from .simulator.gpu_source import SimulatedGpuSource  # noqa: PLC0415
+    from .simulator.machine import SimulatedMachine, require_no_real_provider  # noqa: PLC0415
+    from .simulator.tdx_ca import SimulatedCa  # noqa: PLC0415
+
+    require_no_real_provider()
+    now = utc(clock)
+    ca = SimulatedCa.load_or_create(state, now=now)
+    authority = GpuAuthority.load_or_make(state, now=now)
+    roots = [sha256(spki(issuer.key.public_key())).digest() for issuer in (authority.device_root, authority.rim_root)]
+    anchor = GpuTrustAnchor.of_simulator(device_root_spki=frozenset(roots[:1]), rim_root_spki=frozenset(roots[1:]))
+    gpus = SimulatedGpuSource(state, clock=clock, count=config.gpu.count) if config.gpu.count else None
+    return Hardware(machine=SimulatedMachine(ca, clock=clock, config=config_document), gpus=gpus, gpu_anchor=anchor)
+
+
+def _real(config: EnclaveConfig) -> Hardware:
+    from .guest import open_gpus, open_guest  # noqa: PLC0415 - reads devices
+
+    return Hardware(machine=open_guest(), gpus=open_gpus() if config.gpu.count else None, gpu_anchor=NVIDIA_ANCHOR)
