@@ -105,19 +105,8 @@ def boot(
         if engine is not None:
             engine.close()
         raise
-    metrics, runs = Metrics(), RunTable()
-    log = journal or Journal(clock)
-    floor = Floor(
-        boot=boot_map,
-        epochs=epochs,
-        admission=Admission(runs=runs, models=frozenset(record.name for record in records), limits=config.limits),
-        runs=runs,
-        pump=EnginePump(engine, clock=clock),
-        book=ReceiptBook(signer=keys.receipt, boot=boot_map, ledger=ledger, clock=clock, journal=log, metrics=metrics),
-        prices=operator.prices if operator is not None else None,
-        clock=clock,
-        journal=log,
-        metrics=metrics,
+    floor = _floor(
+        config, operator, boot_map, keys, engine, ledger, epochs, clock=clock, journal=journal or Journal(clock)
     )
     return Booted(
         documents=documents,
@@ -131,6 +120,36 @@ def boot(
         ledger=ledger,
         floor=floor,
         desk=Desk(floor=floor, attester=attester, identity=keys.identity),
+    )
+
+
+def _floor(
+    config: EnclaveConfig,
+    operator: OperatorDocument | None,
+    boot_map: BootMap,
+    keys: BootKeys,
+    engine: Engine,
+    ledger: FileLedger | MemoryLedger,
+    epochs: EpochTable,
+    *,
+    clock: Clock,
+    journal: Journal,
+) -> Floor:
+    metrics, runs = Metrics(), RunTable()
+    models = frozenset(record.name for record in boot_map.models)
+    return Floor(
+        boot=boot_map,
+        epochs=epochs,
+        admission=Admission(runs=runs, models=models, limits=config.limits),
+        runs=runs,
+        pump=EnginePump(engine, clock=clock),
+        book=ReceiptBook(
+            signer=keys.receipt, boot=boot_map, ledger=ledger, clock=clock, journal=journal, metrics=metrics
+        ),
+        prices=operator.prices if operator is not None else None,
+        clock=clock,
+        journal=journal,
+        metrics=metrics,
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A second client, written from docs/protocol.md alone: it imports none of the three rooms.
 
-AES-GCM and HKDF are pycryptodome's, X-Wing and Ed25519 cryptography's; TON cells are hashed by hand. It binds REPORTDATA,
-RTMR3 and MRCONFIGID of the quote to what it was sent and does NOT verify Intel's or NVIDIA's chains.
+AES-GCM and HKDF are pycryptodome's, X-Wing and Ed25519 cryptography's; TON cells are hashed by hand. It binds
+REPORTDATA, RTMR3 and MRCONFIGID of the quote to what it was sent and does NOT verify Intel's or NVIDIA's chains.
 ``python -m tests.independent_client HOST:PORT MODEL PROMPT`` asks.
 """
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second strict CBOR, byte by byte and with no library: what another implementer would write from docs/protocol.md."""
+"""A second strict CBOR, byte by byte and with no library: what another would write from docs/protocol.md."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 
@@ -66,7 +67,7 @@ def take(data: bytes, at: int, depth: int = 0) -> tuple[Any, int]:
     keys = out[::2]
     need({type(k) for k in keys} in (set(), {int}, {str}), "CBOR: map keys of a wrong type")
     coded = [encode(k) for k in keys]
-    need(all(a < b for a, b in zip(coded, coded[1:], strict=False)), "CBOR: keys doubled or out of order")
+    need(all(a < b for a, b in pairwise(coded)), "CBOR: keys doubled or out of order")
     return dict(zip(keys, out[1::2], strict=True)), at
 
 

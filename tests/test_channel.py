@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation import cbor
-from attestation.channel import frames
-from attestation.channel.frames import LENGTH_SIZE, Direction, FrameOpener, FrameSealer, FrameType, padme
+from attestation.channel.frames import LENGTH_SIZE, TAG_SIZE, Direction, FrameOpener, FrameSealer, FrameType, padme
 from attestation.channel.header import MAX_HEADER_BYTES, Header, Padding
 from attestation.channel.request import seal_request
 from attestation.channel.response import CELL_PLAINTEXT, MAX_ERROR_ITEM, ResponseOpener, ResponseSealer
@@ -217,7 +220,7 @@ def test_an_answer_in_any_chunking(padding: Padding, step: int) -> None:
     transcript = sealer.transcript_hash
     wire += sealer.receipt(b"receipt") + sealer.final()
     opener = ResponseOpener(schedule, padding=padding)
-    items = [item for at in range(0, len(wire), step) for item in opener.feed(wire[at : at + step])]
+    items: list[Any] = [item for at in range(0, len(wire), step) for item in opener.feed(wire[at : at + step])]
     opener.close()
     assert [item[7] for item in items if isinstance(item, dict)] == ["hé" * 200, "!"]
     assert opener.receipt_item == b"receipt"
@@ -236,7 +239,7 @@ def test_in_cell_mode_every_frame_has_one_size_and_shows_nothing() -> None:
         sealer.final(),
     ]
     parts = cut(b"".join(pieces))
-    assert {len(p) for p in parts} == {LENGTH_SIZE + CELL_PLAINTEXT + frames.TAG_SIZE}
+    assert {len(p) for p in parts} == {LENGTH_SIZE + CELL_PLAINTEXT + TAG_SIZE}
     assert len({p[:LENGTH_SIZE] for p in parts}) == 1
 
 
@@ -316,7 +319,7 @@ def test_properly_sealed_answers_in_a_wrong_order_are_refused(kinds: list[tuple[
 )
 def test_properly_sealed_nonsense_is_refused(plaintext: bytes) -> None:
     key = DirectionKey(key=bytes(32), iv=bytes(12))
-    box = frames.AESGCM(key.key).encrypt(key.iv, plaintext, bytes(32) + bytes([Direction.RESPONSE]) + bytes(8))
+    box = AESGCM(key.key).encrypt(key.iv, plaintext, bytes(32) + bytes([Direction.RESPONSE]) + bytes(8))
     opener = FrameOpener(key, ctx=bytes(32), direction=Direction.RESPONSE, plaintext_size=128, what="test")
     opener.push(len(box).to_bytes(4, "big") + box)
     with pytest.raises(Malformed, match="MalformedFrame"):
@@ -344,11 +347,13 @@ def test_directions_are_apart() -> None:
 def test_the_sealer_keeps_the_order_of_stages() -> None:
     sealer = ResponseSealer(sealed().schedule, resp_nonce=NONCE, padding=Padding.OFF)
     sealer.error(b"e")
-    for wrong in (lambda: sealer.data(b"x"), lambda: sealer.error(b"e")):
+    late: list[Callable[[], bytes]] = [lambda: sealer.data(b"x"), lambda: sealer.error(b"e")]
+    for wrong in late:
         with pytest.raises(RuntimeError):
             wrong()
     sealer.receipt(b"r")
-    for wrong in (sealer.dummy, lambda: sealer.receipt(b"r")):
+    late = [sealer.dummy, lambda: sealer.receipt(b"r")]
+    for wrong in late:
         with pytest.raises(RuntimeError):
             wrong()
     sealer.final()

@@ -73,7 +73,11 @@ def test_licences_let_us_ship(lock: str) -> None:
         except PackageNotFoundError:
             continue  # for another platform or Python
         classifiers = [text for text in found.metadata.get_all("Classifier", []) if text.startswith("License")]
-        stated = [found.metadata.get("License-Expression") or "", found.metadata.get("License") or "", *classifiers]
+        stated = [
+            *found.metadata.get_all("License-Expression", []),
+            *found.metadata.get_all("License", []),
+            *classifiers,
+        ]
         files = [file for file in found.files or [] if "licen" in file.name.lower()]
         stated += [file.read_text()[:200] for file in files]
         if not FREE.search(" ".join(stated)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the TON structures that the product only reads: dictionaries, messages, accounts, a blockchain configuration."""
+"""Write the TON structures that the product only reads: dictionaries, messages, accounts, a configuration."""
 
 from __future__ import annotations
 

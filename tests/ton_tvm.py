@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from attestation.ton.accounts import Account, read_account
 from attestation.ton.boc import read_boc, write_boc
@@ -62,7 +62,7 @@ class Machine:
         self.config = encode(configuration(version=12))
         self.ask(do="configure", config=self.config)
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -72,14 +72,16 @@ class Machine:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=30)
         self._process.stdout.close()
 
     def ask(self, **job: Any) -> dict[str, Any]:
         """Send one job and give its answer. An error of the machine itself fails the test."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
@@ -146,7 +148,8 @@ class Contract:
     def get(self, method: str, *arguments: int | Cell | Slice) -> tuple[int, list[int | str]]:
         """Call a get-method: exit code and the integers it gave."""
         state = self.state
-        assert state.code is not None and state.data is not None
+        assert state.code is not None
+        assert state.data is not None
         stack: list[dict[str, str]] = []
         for argument in arguments:
             if isinstance(argument, int):

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def _cell(text: str) -> Any:
-    from tonpy import Cell  # type: ignore[import-untyped]  # native, and only in this process
+    from tonpy import Cell  # native, and only in this process
 
     return Cell(text)
 
@@ -29,10 +29,10 @@ def transact(emulator: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 def get(job: dict[str, Any]) -> dict[str, Any]:
     """Run a get-method over code and data."""
-    from tonpy import TVM  # type: ignore[import-untyped]  # native, and only in this process
+    from tonpy import TVM  # native, and only in this process
 
     machine = TVM(code=_cell(job["code"]), data=_cell(job["data"]))
-    arguments = [int(a["int"]) if "int" in a else _cell(a.get("cell") or a["slice"]) for a in job["stack"]]
+    arguments: list[Any] = [int(a["int"]) if "int" in a else _cell(a.get("cell") or a["slice"]) for a in job["stack"]]
     stack = [a.begin_parse() if "slice" in given else a for a, given in zip(arguments, job["stack"], strict=True)]
     machine.set_stack([*stack, job["methodId"]])
     machine.set_gas_limit(10_000_000)
@@ -69,7 +69,7 @@ def main() -> None:
                 answer = transact(emulator, job)
             else:
                 answer = get(job)
-        except Exception as e:  # reported to the process that asked
+        except Exception as e:  # noqa: BLE001 - reported to the process that asked
             answer = {"error": f"{type(e).__name__}: {e}"}
         print(json.dumps(answer), flush=True)
 

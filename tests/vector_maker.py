@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests import independent_client as ic
-from tests.independent_client import DATA, DUMMY, ERROR, FINAL, RECEIPT, REQUEST, RESPONSE, Cell, Exchange, L
+from tests.independent_client import DATA, DUMMY, ERROR, FINAL, RECEIPT, REQUEST, RESPONSE, Cell, Exchange
 from tests.second_cbor import encode
 
 NOW = 1790000000

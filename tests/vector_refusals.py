@@ -255,7 +255,9 @@ def response_rows(talk: Talk) -> list[dict[str, Any]]:
 
 def boots(w: World) -> list[Row]:
     """Bend the boot map."""
-    receipt, identity, net = w.boot_map[4]
+    m: Any = w.boot_map
+    receipt, identity, net = m[4]
+    record: Any = w.record
     changes: dict[str, dict[Any, Any]] = {
         "another profile": {1: "sericin/2"},
         "another machine": {2: "sev"},
@@ -275,9 +277,9 @@ def boots(w: World) -> list[Row]:
         "model name of 65 bytes": {8: [w.record | {1: "m" * 65}]},
         "engine build of 257 bytes": {8: [w.record | {5: "e" * 257}]},
         "model with unknown key 9": {8: [w.record | {9: 0}]},
-        "settings with a number for a boolean": {8: [w.record | {6: w.record[6] | {3: 0}}]},
+        "settings with a number for a boolean": {8: [w.record | {6: record[6] | {3: 0}}]},
         "limits missing": {9: None},
-        "limits with unknown key 4": {9: w.boot_map[9] | {4: 0}},
+        "limits with unknown key 4": {9: m[9] | {4: 0}},
         "anchor within as text": {10: "86400"},
         "unknown key 12": {12: 0},
         "unknown key 63": {63: 0},
@@ -287,7 +289,8 @@ def boots(w: World) -> list[Row]:
 
 def epochs(w: World) -> list[Row]:
     """Bend the epoch map."""
-    key = w.epoch_map[3][0]
+    m: Any = w.epoch_map
+    key = m[3][0]
     changes: dict[str, dict[Any, Any]] = {
         "boot digest of 31 bytes": {1: bytes(31)},
         "number 0": {2: 0},

@@ -108,11 +108,11 @@ def chain_of(serial: int) -> bytes:
 def gpu(w: World) -> Json:
     """Give GPU nonces and the digest of a set of three, given out of order."""
     nonce = fixed("attest nonce")
-    bodies = [(0, w.boot_map[3]), (1, w.keyset), (2, w.keyset + nonce)]
+    bodies: list[tuple[int, Any]] = [(0, w.boot_map[3]), (1, w.keyset), (2, w.keyset + nonce)]
     nonces = [{"kind": k, "body": b, "nonce": sha256(L + b"gpu-nonce" + bytes([k]) + b).digest()} for k, b in bodies]
     serials = [0x0200, 0x7F, 0x0100000000000000000000000000000001]  # numeric order, not order of bytes or of hex
     cc = {"cc_enabled": 1, "dev_tools": 0, "ready": 1}
-    devices = [(s, [fixed(f"signed bytes {s}", 96), chain_of(s), cc]) for s in serials]
+    devices: list[tuple[int, list[Any]]] = [(s, [fixed(f"signed bytes {s}", 96), chain_of(s), cc]) for s in serials]
     preimage = L + b"gpu-set" + encode([d for _, d in sorted(devices)])
     given = [{"serial": f"{s:x}", "signed": d[0], "chain": d[1], "cc": d[2]} for s, d in devices]
     return {"nonces": nonces, "set": {"devices": given, "preimage": preimage, "digest": sha256(preimage).digest()}}
@@ -130,7 +130,7 @@ def live(w: World) -> Json:
 
 
 PROMPT, COMPLETION = (1, 9690, 198, 2683, 70000), (788, 12, 4054, 2)
-ITEMS: list[Json] = [
+ITEMS: list[dict[int, Any]] = [
     {1: 0, 2: NOW + 1, 3: ids(*PROMPT), 4: {"max_tokens": 16, "seed": 7, "temperature": "0.7"}, 5: 2},
     {1: 1, 6: 0, 7: "Seri", 8: ids(*COMPLETION[:2])},
     {1: 1, 6: 0, 7: "cin, a gum that holds two threads of silk together until hot water parts them" * 2},

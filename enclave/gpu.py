@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPU evidence through NVML, collected in a child process with a deadline: a driver that hangs takes nobody with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from .seams import GpuEndorsements, GpuReport, GpuUnavailable
+
+COLLECT_SECONDS: Final = 60.0  # of one SPDM exchange per device; the first one after boot is slow
+ENDORSEMENTS: Final = Path("/run/sericin/gpu-endorsements")  # RIMs, OCSP responses and CRLs that the launcher staples
+MAX_ENDORSEMENT: Final = 512 * 1024
+MAX_REPORT: Final = 0x2000
+MAX_CHAIN: Final = 0x1400
+MAX_DEVICES: Final = 16
+_KINDS: Final = {"rims": ".xml", "ocsp": ".ocsp", "crls": ".crl"}
+_STATE: Final = ("cc_feature", "dev_tools", "environment", "multi_gpu_mode", "ready")
+Ask = Callable[[Sequence[str]], bytes]
+
+
+class NvmlGpuSource:
+    """The GpuEvidenceSource seam over a child process that speaks NVML."""
+
+    def __init__(self, *, endorsements: Path = ENDORSEMENTS, ask: Ask | None = None) -> None:
+        self._endorsements = endorsements
+        self._ask = ask or _ask_child
+
+    def collect(self, nonce: bytes) -> tuple[GpuReport, ...]:
+        """Collect one report of every device over `nonce` (32 bytes). Raises GpuUnavailable."""
+        if len(nonce) != 32:
+            raise ValueError("a GPU nonce has 32 bytes")
+        answer = self._answer(["collect", nonce.hex()])
+        devices = answer.get("devices")
+        if not isinstance(devices, list) or not 1 <= len(devices) <= MAX_DEVICES:
+            raise GpuUnavailable("NVML lists no GPU that is in confidential mode")
+        return tuple(_report(device) for device in devices)
+
+    def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:  # noqa: ARG002 - the seam's
+        """Give the RIMs, OCSP responses and CRLs that lie beside the image; verifiers check their signatures."""
+        found: dict[str, tuple[bytes, ...]] = {}
+        for name, suffix in _KINDS.items():
+            paths = sorted(self._endorsements.glob(f"*{suffix}"))[:64] if self._endorsements.is_dir() else []
+            found[name] = tuple(path.read_bytes() for path in paths if path.stat().st_size <= MAX_ENDORSEMENT)
+        return GpuEndorsements(**found)
+
+    def ready(self) -> None:
+        """Let the GPUs take work. Raises GpuUnavailable."""
+        self._answer(["ready"])
+
+    def _answer(self, arguments: Sequence[str]) -> dict[str, object]:
+        try:
+            answer = json.loads(self._ask(arguments))
+        except ValueError:
+            raise GpuUnavailable("the NVML child gave no answer") from None
+        if not isinstance(answer, dict):
+            raise GpuUnavailable("the NVML child gave no answer")
+        if "error" in answer:
+            raise GpuUnavailable(str(answer["error"])[:300])
+        return answer
+
+
+def _ask_child(arguments: Sequence[str]) -> bytes:
+    command = [sys.executable, "-m", "enclave.gpu_child", *arguments]
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, timeout=COLLECT_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise GpuUnavailable(f"NVML did not answer within {COLLECT_SECONDS:.0f} s") from None
+    return done.stdout
+
+
+def _report(device: object) -> GpuReport:
+    if not isinstance(device, dict):
+        raise GpuUnavailable("the NVML child's answer is malformed")
+    try:
+        report, chain = bytes.fromhex(device["report"]), bytes.fromhex(device["chain"])
+        state = {name: int(device["cc_state"][name]) for name in _STATE}
+    except (KeyError, TypeError, ValueError):
+        raise GpuUnavailable("the NVML child's answer is malformed") from None
+    if not 0 < len(report) <= MAX_REPORT or not 0 < len(chain) <= MAX_CHAIN:
+        raise GpuUnavailable("NVML gave a report or chain of an impossible size")
+    return GpuReport(kind="gpu", report=report, chain=chain, cc_state=state)
