@@ -36,7 +36,7 @@ def get(job: dict[str, Any]) -> dict[str, Any]:
     stack = [a.begin_parse() if "slice" in given else a for a, given in zip(arguments, job["stack"], strict=True)]
     machine.set_stack([*stack, job["methodId"]])
     machine.set_gas_limit(10_000_000)
-    machine.set_c7(_registers(job["now"], job["balance"], _cell(job["config"])))
+    machine.set_c7(_registers(job["now"], int(job["balance"]), _cell(job["config"])))
     result = machine.run(allow_non_success=True)
     return {"exit": machine.exit_code, "gas": machine.gas_used, "stack": [_item(entry) for entry in result]}
 
