@@ -29,7 +29,9 @@ MAX_PEM: Final = 12 * 1024
 MAX_DER: Final = 4096
 
 _CHAIN: Final = "CertificateChainInvalid"
-_BLOCK: Final = re.compile(rb"\s*-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----\s*")
+_BLOCK: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+?)-----END CERTIFICATE-----(?:\r?\n)*"
+)
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
 
@@ -61,13 +63,21 @@ def split_pem(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
         if block is None:
             raise Untrusted(_CHAIN, where, want="PEM certificates and nothing else", got=f"other bytes at {at}")
         at = block.end()
-        try:
-            found.append(base64.b64decode(b"".join(block[1].split()), validate=True))
-        except binascii.Error:
-            raise Untrusted(_CHAIN, where, want="base64", got="other text") from None
+        found.append(_decoded(b"".join(block[1].split()), where))
     if len(found) != count:
         raise Untrusted(_CHAIN, where, want=f"{count} certificates", got=len(found))
     return tuple(found)
+
+
+def _decoded(text: bytes, where: str) -> bytes:
+    """Decode base64 in its one form: a stray bit in the last character would give one chain two encodings."""
+    try:
+        der = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        der = b""
+    if not der or base64.b64encode(der) != text:
+        raise Untrusted(_CHAIN, where, want="base64 in its one form", got="other text")
+    return der
 
 
 def verify_pck_chain(
