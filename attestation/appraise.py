@@ -10,6 +10,7 @@ from .findings import Finding, Given, Waived, clause, waiver
 from .gpu.appraise import appraise_gpus
 from .policy import ImageRule, ModelRule, Policy, RuntimeRule
 from .tdx.appraise import appraise_quote
+from .tdx.quote import TdReport
 from .verdict import Verdict
 from .verify import Verified
 from .window import rfc3339
@@ -18,7 +19,7 @@ from .window import rfc3339
 def appraise(verified: Verified, policy: Policy, *, now: datetime) -> Verdict:
     """Appraise verified evidence under `policy` at `now`."""
     findings = [
-        *_image(verified, policy.images, now=now),
+        *appraise_image(verified.quote.quote.report, verified.boot.image_id, policy.images, now=now),
         *_runtime(verified, policy.runtime),
         *appraise_quote(verified.quote, policy.tdx, now=now),
         *_gpus(verified, policy, now=now),
@@ -36,26 +37,31 @@ def appraise(verified: Verified, policy: Policy, *, now: datetime) -> Verdict:
     )
 
 
-def _image(verified: Verified, images: tuple[ImageRule, ...], *, now: datetime) -> list[Finding]:
-    """Find the image by its whole tuple; then, and only then, require the claimed image id to be that image's."""
-    report, claimed = verified.quote.quote.report, verified.boot.image_id
+def appraise_image(
+    report: TdReport, claimed: bytes | None, images: tuple[ImageRule, ...], *, now: datetime
+) -> list[Finding]:
+    """Find the image by its whole tuple; then, and only then, require the claimed image id to be that image's.
+
+    `claimed` is None for a quote alone, which claims no image.
+    """
     measured = (report.mr_td, report.rtmr[1], report.rtmr[2])
     rule = next((i for i in images if (i.mr_td, i.rtmr1, i.rtmr2) == measured), None)
     names = ", ".join(image.name for image in images)
     if rule is None:
-        got = f"MRTD {report.mr_td.hex()[:16]}..., claims image {claimed.hex()}"
+        says = f", claims image {claimed.hex()}" if claimed is not None else ""
+        got = f"MRTD {report.mr_td.hex()[:16]}...{says}"
         return [clause("image.measurements", "ImageUnknown", holds=False, want=names, got=got)]
     findings = [
         clause("image.measurements", "ImageUnknown", holds=True, want=names, got=rule.name),
         clause(
-            "image.id", "ImageIdMismatch", holds=claimed == rule.image_id, want=rule.image_id.hex(), got=claimed.hex()
-        ),
-        clause(
             "image.not_after", "ImageExpired", holds=now < rule.not_after, want=f"before {rfc3339(rule.not_after)}",
             got=rfc3339(now),
         ),
+        _among("image.rtmr0", "MeasurementMismatch", rule.rtmr0, report.rtmr[0]),
     ]  # fmt: skip
-    findings.append(_among("image.rtmr0", "MeasurementMismatch", rule.rtmr0, report.rtmr[0]))
+    if claimed is not None:
+        want, same = rule.image_id.hex(), claimed == rule.image_id
+        findings.append(clause("image.id", "ImageIdMismatch", holds=same, want=want, got=claimed.hex()))
     return findings
 
 

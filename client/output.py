@@ -24,6 +24,7 @@ from .errors import ClientError, UsageFault
 
 NOT_CONFIDENTIAL = "NOT CONFIDENTIAL: a simulated machine, whose host reads everything"
 MAX_INPUT = 4 * 1024 * 1024
+PIPE_WIDTH = 240  # columns of a table in a pipe: no value is folded
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,7 +33,8 @@ R = TypeVar("R")
 def console(*, stderr: bool = False) -> Console:
     """Give a console that wraps nothing in a pipe, so that scripts see whole lines."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, soft_wrap=not stream.isatty(), highlight=False)
+    wide = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, width=wide, soft_wrap=not stream.isatty(), highlight=False)
 
 
 def print_json(document: dict[str, object]) -> None:

@@ -55,6 +55,12 @@ class Collateral:
         signatures = {name: f.hexa(name, 64) for name in _SIGNATURES}
         return cls(**texts, **crls, **signatures)
 
+    def parts(self) -> tuple[bytes, ...]:
+        """Give every part that verification looks at."""
+        documents = (self.tcb_info, self.tcb_info_signature, self.qe_identity, self.qe_identity_signature)
+        chains = (self.tcb_info_issuer_chain, self.qe_identity_issuer_chain)
+        return (self.root_ca_crl, self.pck_crl, *chains, *documents)
+
     def to_json(self) -> bytes:
         """Write the document that `from_json` reads."""
         document = {name: getattr(self, name).decode("utf-8", "surrogatepass") for name in _TEXTS}

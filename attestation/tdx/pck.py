@@ -6,12 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from cryptography import x509
+
 from ..errors import Malformed, Untrusted
 from ..wire import Reader
 
 SGX_EXTENSION: Final = "1.2.840.113741.1.13.1"
 SGX_TYPES: Final = {0: "standard", 1: "scalable", 2: "scalable with integrity"}
 
+_EXTENSION: Final = x509.ObjectIdentifier(SGX_EXTENSION)
 _CODE: Final = "PckExtensionInvalid"
 _OID: Final = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1
 _INTEGER: Final = 0x02
@@ -47,6 +50,23 @@ class Platform:
             return _platform(extension)
         except Malformed as e:
             raise Untrusted(_CODE, e.where, want=e.want, got=e.got) from None
+
+
+def platform_of(leaf: bytes) -> Platform:
+    """Read the platform off a PCK certificate in DER; nothing of it is verified. Raises Untrusted."""
+    try:
+        extensions = x509.load_der_x509_certificate(leaf).extensions
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension) as e:
+        _refuse("pck", "an X.509 certificate", type(e).__name__)
+    return read_platform(extensions)
+
+
+def read_platform(extensions: x509.Extensions) -> Platform:
+    """Read the platform off a certificate's extensions: the SGX extension must be there once. Raises Untrusted."""
+    found = [extension for extension in extensions if extension.oid == _EXTENSION]
+    if len(found) != 1:
+        _refuse("pck.sgx", "the SGX extension once", len(found))
+    return Platform.parse(found[0].value.public_bytes())
 
 
 def _platform(extension: bytes) -> Platform:

@@ -8,9 +8,6 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.x509 import ObjectIdentifier
-
 from ..errors import Refused, Untrusted
 from ..window import Window, require_aware
 from .anchor import TdxTrustAnchor
@@ -19,7 +16,8 @@ from .certificates import RoleCertificate, verify_pck_chain, verify_signing_chai
 from .collateral import Collateral
 from .crl import VerifiedCrl, verify_crl
 from .ecdsa import raw_key, require_raw
-from .pck import SGX_EXTENSION, Platform
+from .memory import Memory, NoMemory
+from .pck import Platform, read_platform
 from .qeidentity import QeIdentity
 from .quote import Quote, TdReport
 from .tcb import Tcb, evaluate
@@ -34,7 +32,6 @@ KNOWN_ATTRIBUTES: Final = DEBUG | 1 << 27 | SEPT_VE_DISABLE | MIGRATABLE | 1 << 
 
 XFAM_FIXED1: Final = 0x3
 XFAM_ALLOWED: Final = 0x6DBE7
-_SGX_OID: Final = ObjectIdentifier(SGX_EXTENSION)
 _QE_DEBUG: Final = 0x02
 
 
@@ -52,46 +49,93 @@ class VerifiedQuote:
     quote_digest: bytes  # 32, without padding
 
 
-def verify_quote(quote: bytes, collateral: Collateral, *, anchor: TdxTrustAnchor, now: datetime) -> VerifiedQuote:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _PckChain:
+    """A PCK chain down to the root, and the platform that it speaks for."""
+
+    leaf: RoleCertificate
+    ca: RoleCertificate
+    root: RoleCertificate
+    platform: Platform
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Endorsements:
+    """Both signed documents and both CRLs."""
+
+    info: TcbInfo
+    identity: QeIdentity
+    root_crl: VerifiedCrl
+    pck_crl: VerifiedCrl
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _QeReport:
+    """A quoting enclave's report that its PCK signed."""
+
+    window: Window
+
+
+def verify_quote(
+    quote: bytes, collateral: Collateral, *, anchor: TdxTrustAnchor, now: datetime, memory: Memory | None = None
+) -> VerifiedQuote:
     """Verify a quote with its collateral down to `anchor` at `now`. Raises Malformed, Untrusted or Refused.
 
     1. the quote is well formed, every byte of it
-    2. PCK chain to the pinned root: names, constraints, windows
-    3. root CRL, PCK CRL; nothing in the chains is revoked
-    4. TCB signing chains; TCB info and QE identity: signatures over the exact text, windows
+    2. PCK chain to the pinned root: names, constraints, windows; the platform that it names
+    3. root CRL, PCK CRL; TCB signing chains; TCB info and QE identity: signatures over the exact text, windows
+    4. nothing in the chains is revoked
     5. QE report: signed by the PCK, names the attestation key, is Intel's quoting enclave
     6. quote signature by the attestation key
     7. TCB info is this platform's, both documents of one evaluation
     8. module identity and TCB levels, at launch and now
     9. hard rules: no debug TD, no migratable TD, no reserved bit, whatever a policy says
 
+    `memory` may answer for the signatures of 2, 3 and 5 within their windows; every comparison is made each time.
     Whether REPORTDATA, the measurements and the TCB status are acceptable is the caller's question.
     """
-    now = require_aware(now)
+    now, memory = require_aware(now), memory or NoMemory()
     parsed = Quote.parse(quote)  # 1
-    auth = parsed.auth
-    leaf, ca, root = verify_pck_chain(auth.chain, anchor=anchor, now=now)  # 2
-    root_crl = verify_crl(collateral.root_ca_crl, root, name="root_ca_crl", now=now)  # 3
-    pck_crl = verify_crl(collateral.pck_crl, ca, name="pck_crl", now=now)
-    for certificate, crl in ((root, root_crl), (ca, root_crl), (leaf, pck_crl)):
-        crl.require_not_revoked(certificate)
-    info, identity, window = _documents(collateral, anchor, root_crl, now)  # 4
-    _require_qe(auth, leaf.key, identity)  # 5
+    auth, pin = parsed.auth, anchor.root_sha256
+    chain = memory.recall("pck", (pin, auth.chain), now=now, make=lambda: _pck_chain(auth.chain, anchor, now))  # 2
+    parts = (pin, chain.ca.der, chain.root.der, *collateral.parts())
+    known = memory.recall("collateral", parts, now=now, make=lambda: _endorsements(collateral, chain, anchor, now))  # 3
+    for certificate, crl in ((chain.root, known.root_crl), (chain.ca, known.root_crl), (chain.leaf, known.pck_crl)):
+        crl.require_not_revoked(certificate)  # 4
+    qe = (chain.leaf.der, auth.qe_report.raw, auth.qe_report_signature)
+    memory.recall("qe", qe, now=now, make=lambda: _qe_signature(auth, chain.leaf))  # 5
+    _require_qe(auth, known.identity)
     key = raw_key(auth.attestation_key, "quote.attestation_key")
     require_raw(key, auth.signature, parsed.signed, code="QuoteSignatureInvalid", where="quote.signature")  # 6
-    platform = _platform(leaf, info, identity)  # 7
-    tcb = evaluate(parsed.report, platform, auth.qe_report.isv_svn, info, identity)  # 8
+    _require_platform(chain.platform, known.info, known.identity)  # 7
+    tcb = evaluate(parsed.report, chain.platform, auth.qe_report.isv_svn, known.info, known.identity)  # 8
     require_hard_rules(parsed.report)  # 9
     return VerifiedQuote(
         quote=parsed,
         tcb=tcb,
-        platform=platform,
-        pck_ca="processor" if ca.subject == anchor.names.processor_ca else "platform",
-        window=window.meet(leaf.window, ca.window, root.window, root_crl.window, pck_crl.window),
-        collateral_issued=min(info.issue_date, identity.issue_date),
-        root_sha256=sha256(root.der).digest(),
+        platform=chain.platform,
+        pck_ca="processor" if chain.ca.subject == anchor.names.processor_ca else "platform",
+        window=chain.window.meet(known.window),
+        collateral_issued=min(known.info.issue_date, known.identity.issue_date),
+        root_sha256=sha256(chain.root.der).digest(),
         quote_digest=parsed.digest,
     )
+
+
+def _pck_chain(pem: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckChain:
+    leaf, ca, root = verify_pck_chain(pem, anchor=anchor, now=now)
+    window = leaf.window.meet(ca.window, root.window)
+    return _PckChain(leaf=leaf, ca=ca, root=root, platform=read_platform(leaf.certificate.extensions), window=window)
+
+
+def _endorsements(collateral: Collateral, chain: _PckChain, anchor: TdxTrustAnchor, now: datetime) -> _Endorsements:
+    root_crl = verify_crl(collateral.root_ca_crl, chain.root, name="root_ca_crl", now=now)
+    pck_crl = verify_crl(collateral.pck_crl, chain.ca, name="pck_crl", now=now)
+    info, identity, window = _documents(collateral, anchor, root_crl, now)
+    window = window.meet(root_crl.window, pck_crl.window)
+    return _Endorsements(info=info, identity=identity, root_crl=root_crl, pck_crl=pck_crl, window=window)
 
 
 def _documents(
@@ -126,10 +170,15 @@ def _documents(
     return info, identity, windows[0].meet(*windows)
 
 
-def _require_qe(auth: AuthData, pck_key: EllipticCurvePublicKey, identity: QeIdentity) -> None:
+def _qe_signature(auth: AuthData, pck: RoleCertificate) -> _QeReport:
+    signed, code = auth.qe_report.raw, "QeReportSignatureInvalid"
+    require_raw(pck.key, auth.qe_report_signature, signed, code=code, where="quote.qe_report")
+    return _QeReport(window=pck.window)
+
+
+def _require_qe(auth: AuthData, identity: QeIdentity) -> None:
+    """Require the report to name the attestation key, and to be of Intel's quoting enclave."""
     qe = auth.qe_report
-    code = "QeReportSignatureInvalid"
-    require_raw(pck_key, auth.qe_report_signature, qe.raw, code=code, where="quote.qe_report")
     want = sha256(auth.attestation_key + auth.qe_auth).digest() + bytes(32)
     if qe.report_data != want:
         got = qe.report_data.hex()
@@ -161,19 +210,14 @@ def _masked(value: bytes, mask: bytes) -> bytes:
     return bytes(a & b for a, b in zip(value, mask, strict=True))
 
 
-def _platform(leaf: RoleCertificate, info: TcbInfo, identity: QeIdentity) -> Platform:
-    found = [e for e in leaf.certificate.extensions if e.oid == _SGX_OID]
-    if len(found) != 1:
-        raise Untrusted("PckExtensionInvalid", "pck.sgx", want="the SGX extension once", got=len(found))
-    platform = Platform.parse(found[0].value.public_bytes())
+def _require_platform(platform: Platform, info: TcbInfo, identity: QeIdentity) -> None:
     if platform.fmspc != info.fmspc:
         raise Untrusted("FmspcMismatch", "tcb_info.fmspc", want=platform.fmspc.hex(), got=info.fmspc.hex())
     if platform.pce_id != info.pce_id:
         raise Untrusted("PceIdMismatch", "tcb_info.pceId", want=platform.pce_id.hex(), got=info.pce_id.hex())
     if info.evaluation_data_number != identity.evaluation_data_number:
-        want, got = info.evaluation_data_number, identity.evaluation_data_number
-        raise Untrusted("TcbEvaluationDataNumberMismatch", "qe_identity.tcbEvaluationDataNumber", want=want, got=got)
-    return platform
+        where, code = "qe_identity.tcbEvaluationDataNumber", "TcbEvaluationDataNumberMismatch"
+        raise Untrusted(code, where, want=info.evaluation_data_number, got=identity.evaluation_data_number)
 
 
 def require_hard_rules(report: TdReport) -> None:

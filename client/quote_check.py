@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One verification of one quote file, and the document that says how it went."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from attestation.appraise import appraise_image
+from attestation.binding import report_data
+from attestation.errors import AttestationError, Refused, Untrusted, error_for
+from attestation.findings import Finding
+from attestation.policy import Policy
+from attestation.roots import used_roots
+from attestation.tdx.appraise import appraise_quote
+from attestation.tdx.collateral import MAX_COLLATERAL, Collateral
+from attestation.tdx.eventlog import RegisterReplay, compare, parse_event_log
+from attestation.tdx.memory import Memory
+from attestation.tdx.quote import MAX_QUOTE, Quote
+from attestation.tdx.verify import VerifiedQuote, verify_quote
+from attestation.trust.intel import INTEL_ANCHOR
+
+from .errors import UsageFault
+from .output import read_file
+from .quote_report import platform_json, quote_json, tcb_json
+
+MAX_QUOTE_FILE: Final = 2 * MAX_QUOTE + 1024
+_HEX: Final = re.compile(rb"[0-9a-fA-F\s]+")
+
+
+def read_quote(path: Path) -> bytes:
+    """Read a quote file, raw or hex, told apart by content."""
+    data = read_file(path, limit=MAX_QUOTE_FILE)
+    text = data.strip().removeprefix(b"0x")
+    if text and _HEX.fullmatch(text):
+        try:
+            return bytes.fromhex(text.decode("ascii"))
+        except ValueError:
+            return data
+    return data
+
+
+def read_collateral(path: Path) -> Collateral:
+    """Read a collateral file, the JSON that dcap-qvl writes."""
+    return Collateral.from_json(read_file(path, limit=MAX_COLLATERAL))
+
+
+@dataclass(kw_only=True)
+class QuoteCheck:
+    """How one verification went. `error` is the first thing that is wrong."""
+
+    quote: Quote | None = None
+    verified: VerifiedQuote | None = None
+    policy: Policy | None = None
+    findings: list[Finding] = field(default_factory=list)
+    registers: tuple[RegisterReplay, ...] = ()
+    error: AttestationError | None = None
+
+    @property
+    def confidential(self) -> bool:
+        """Whether the root used is compiled into this release."""
+        roots = used_roots(tdx=self.verified.root_sha256) if self.verified else ()
+        return bool(roots) and all(root.compiled_in for root in roots)
+
+    @property
+    def exit_code(self) -> int:
+        """The documented exit code."""
+        return self.error.exit_code if self.error is not None else 0
+
+    def to_json(self) -> dict[str, object]:
+        """Give the documented JSON object."""
+        v = self.verified
+        return {
+            "authentic": v is not None,
+            "appraised": self.policy is not None and v is not None,
+            "confidential": self.confidential,
+            "ok": self.error is None,
+            "code": self.error.code if self.error is not None else None,
+            "exit": self.exit_code,
+            "error": self.error.to_json() if self.error is not None else None,
+            "quote": quote_json(self.quote) if self.quote else None,
+            "tcb": tcb_json(v.tcb) if v else None,
+            "platform": platform_json(v.platform, v.pck_ca) if v else None,
+            "window": v.window.to_json() if v else None,
+            "root_sha256": v.root_sha256.hex() if v else None,
+            "findings": [finding.to_json() for finding in self.findings],
+            "event_log": [
+                {
+                    "register": f"rtmr{r.index}",
+                    "equal": r.equal,
+                    "events": r.events,
+                    "quoted": r.quoted.hex(),
+                    "replayed": r.replayed.hex(),
+                    "explanation": r.explanation(),
+                }
+                for r in self.registers
+            ],
+        }
+
+
+def check_quote(
+    data: bytes,
+    collateral: Collateral,
+    *,
+    now: datetime,
+    policy: Policy | None = None,
+    allow_unconfidential: bool = False,
+    report: bytes | None = None,
+    event_log: bytes | None = None,
+    memory: Memory | None = None,
+) -> QuoteCheck:
+    """Verify one quote, and appraise it where a policy is given. Nothing is raised: what is wrong is in `error`.
+
+    `report` is the expected REPORTDATA (64 bytes).
+    """
+    check = QuoteCheck(policy=policy)
+    try:
+        check.quote = Quote.parse(data)
+        anchor = policy.roots.tdx if policy is not None else INTEL_ANCHOR
+        check.verified = verify_quote(data, collateral, anchor=anchor, now=now, memory=memory)
+        if report is not None and check.quote.report.report_data != report:
+            got = check.quote.report.report_data.hex()
+            raise Untrusted("ReportDataMismatch", "report_data", want=report.hex(), got=got)
+        if event_log is not None:
+            _replay(check, check.quote, event_log)
+        if policy is not None:
+            _appraise(check, check.verified, policy, now=now, allow_unconfidential=allow_unconfidential)
+    except AttestationError as e:
+        check.error = e
+    return check
+
+
+def _replay(check: QuoteCheck, quote: Quote, event_log: bytes) -> None:
+    check.registers = compare(parse_event_log(event_log), quote.report.rtmr)
+    for register in check.registers[:3]:
+        if not register.equal:
+            want, got = register.quoted.hex(), register.replayed.hex()
+            raise Untrusted("EventLogReplayMismatch", f"rtmr{register.index}", want=want, got=got)
+    last = check.registers[3]
+    # Without events of its own, RTMR3 is kept in another log: the firmware writes none of it.
+    if last.events and not last.equal:
+        want, got = last.quoted.hex(), last.replayed.hex()
+        raise Untrusted("EventLogReplayMismatch", "rtmr3", want=want, got=got)
+
+
+def _appraise(
+    check: QuoteCheck, verified: VerifiedQuote, policy: Policy, *, now: datetime, allow_unconfidential: bool
+) -> None:
+    check.findings = [
+        *appraise_image(verified.quote.report, None, policy.images, now=now),
+        *appraise_quote(verified, policy.tdx, now=now),
+    ]
+    for finding in check.findings:
+        if not finding.holds:
+            raise error_for(finding.code, finding.rule, want=finding.want, got=finding.got)
+    if not check.confidential and not allow_unconfidential:
+        raise Refused("Unconfidential", "roots", want="roots of this release", got="a simulated root")
+
+
+def expected_report_data(claims: Path | None, text: str | None) -> bytes | None:
+    """Give the REPORTDATA that --claims or --report-data asks for: 64 bytes, or 32 followed by zeros."""
+    if claims is not None and text is not None:
+        raise UsageFault("--claims and --report-data say the same thing twice")
+    if claims is not None:
+        return report_data(read_file(claims, limit=8192))
+    if text is None:
+        return None
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) not in (32, 64):
+        raise UsageFault("--report-data takes 64 bytes in hex, or 32 that zeros follow")
+    return value.ljust(64, b"\0")
+
+
+def digest_of(data: bytes) -> str:
+    """Name a file by its content."""
+    return sha256(data).hexdigest()
