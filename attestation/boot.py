@@ -266,6 +266,11 @@ class EpochMap:
             keys.append(key)
         if len(set(keys)) != len(keys):
             raise Malformed(_EPOCH, "epoch.seal_keys", want="each key once", got="a key twice")
+        number = cbor.as_uint(m[2], "epoch.number", code=_EPOCH, limit=2**32 - 1)
+        begins = cbor.as_uint(m[4], "epoch.not_before", code=_EPOCH, limit=2**40)
+        ends = cbor.as_uint(m[5], "epoch.not_after", code=_EPOCH, limit=2**40)
+        if number == 0 or ends <= begins:
+            raise Malformed(_EPOCH, "epoch", want="a number from 1 and an end after its beginning", got="another")
         beacon = None
         if 6 in m:
             b = cbor.int_map(m[6], what="epoch.beacon", code=_EPOCH, required=(1, 2))
@@ -275,9 +280,9 @@ class EpochMap:
             )
         return cls(
             boot_digest=cbor.as_bytes(m[1], "epoch.boot", code=_EPOCH, size=32),
-            number=cbor.as_uint(m[2], "epoch.number", code=_EPOCH, limit=2**32 - 1),
+            number=number,
             seal_keys=tuple(keys),
-            not_before=cbor.as_uint(m[4], "epoch.not_before", code=_EPOCH, limit=2**40),
-            not_after=cbor.as_uint(m[5], "epoch.not_after", code=_EPOCH, limit=2**40),
+            not_before=begins,
+            not_after=ends,
             beacon=beacon,
         )

@@ -114,9 +114,9 @@ def as_list(value: Value, field: str, *, code: str, limit: int, least: int = 0) 
 
 
 def _require_plain(value: object, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError("nested too deep")
     kind = type(value)
+    if depth >= MAX_DEPTH and kind in (list, dict):
+        raise ValueError("nested too deep")
     if kind is int:
         if not 0 <= value <= MAX_UINT:  # type: ignore[operator]  # an int, by its exact type
             raise ValueError("integer out of range")

@@ -15,10 +15,12 @@ from pytoniq_core.boc.slice import Slice
 
 from . import cbor
 from .errors import Malformed, Untrusted
+from .ton.boc import read_boc
 
 TAG: Final = 0x53524331
 VERSION: Final = 1
 MAX_BOC: Final = 2048
+MAX_CELLS: Final = 16
 MACHINE_CODES: Final = {"simulated": 0, "tdx": 1}
 _CODE: Final = "MalformedReceipt"
 
@@ -161,13 +163,12 @@ class SignedReceipt:
         """Read a receipt item. Raises Malformed(MalformedReceipt)."""
         m = cbor.decode_map(data, limit=MAX_BOC + 128, what="receipt item", code=_CODE, required=(1, 2))
         boc = cbor.as_bytes(m[1], "receipt.boc", code=_CODE, limit=MAX_BOC)
+        read_boc(boc, what="receipt", limit=MAX_BOC, max_cells=MAX_CELLS, code=_CODE)  # strict: every byte is used
         try:
             cell = Cell.one_from_boc(boc)
         except Exception as e:  # noqa: BLE001 - the bag-of-cells reader raises many kinds on hostile bytes
             raise Malformed(_CODE, "receipt.boc", want="one bag of cells", got=type(e).__name__) from None
         receipt = Receipt.from_cell(cell)
-        if bytes(cell.to_boc()) != boc:
-            raise Malformed(_CODE, "receipt.boc", want="the one encoding", got="another")
         return cls(receipt=receipt, signature=cbor.as_bytes(m[2], "receipt.signature", code=_CODE, size=64))
 
     def verify(self, receipt_key: bytes) -> None:

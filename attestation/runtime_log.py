@@ -18,6 +18,8 @@ MAX_NAME: Final = 64
 MAX_PAYLOAD: Final = 1024
 MAX_LOG: Final = MAX_EVENTS * (MAX_NAME + MAX_PAYLOAD + 8)
 REGISTER_SIZE: Final = 48
+_SIZES: Final = {"image-id": (32,), "config": (48,), "operator": (48,), "model": (32,), "gpu": (0, 32), "ready": (32,)}
+BOOT_EVENTS: Final = tuple(_SIZES)
 
 _CODE: Final = "MalformedRuntimeLog"
 _NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
@@ -51,6 +53,19 @@ def parse(data: bytes) -> tuple[Event, ...]:
     value = cbor.decode(data, limit=MAX_LOG, what="runtime_log", code=_CODE)
     items = cbor.as_list(value, "runtime_log", code=_CODE, limit=MAX_EVENTS)
     return tuple(_event(item, f"runtime_log[{at}]") for at, item in enumerate(items))
+
+
+def parse_boot(data: bytes) -> tuple[Event, ...]:
+    """Parse the log of a whole boot: exactly the events of `BOOT_EVENTS`, in their order. Raises Malformed."""
+    events = parse(data)
+    names = tuple(event.name for event in events)
+    if names != BOOT_EVENTS:
+        raise Malformed(_CODE, "runtime_log", want=",".join(BOOT_EVENTS), got=",".join(names)[:200])
+    for event in events:
+        if len(event.payload) not in _SIZES[event.name]:
+            got = len(event.payload)
+            raise Malformed(_CODE, f"runtime_log.{event.name}", want=f"{_SIZES[event.name][-1]} bytes", got=got)
+    return events
 
 
 def _event(item: cbor.Value, where: str) -> Event:

@@ -30,7 +30,6 @@ from .tdx.verify import VerifiedQuote, verify_quote
 from .verdict import Root
 from .window import Window, require_aware
 
-EVENT_NAMES: Final = ("image-id", "config", "operator", "model", "gpu", "ready")
 _ZERO_48: Final = bytes(48)
 
 
@@ -127,13 +126,10 @@ def _verify_maps(evidence: Evidence, claims: Claims) -> tuple[BootMap, EpochMap]
 def _verify_log(evidence: Evidence, claims: Claims, boot: BootMap, quote: VerifiedQuote) -> tuple[Event, ...]:
     log_digest = sha256(evidence.runtime_log).digest()
     _require(log_digest == claims.log_digest, "RuntimeLogMismatch", "runtime_log", claims.log_digest, log_digest)
-    events = runtime_log.parse(evidence.runtime_log)
+    events = runtime_log.parse_boot(evidence.runtime_log)
     report = quote.quote.report
     rtmr3 = runtime_log.replay(events)
     _require(rtmr3 == report.rtmr[3], "RuntimeLogMismatch", "quote.rtmr3", report.rtmr[3], rtmr3)
-    names = tuple(event.name for event in events)
-    if names != EVENT_NAMES:
-        raise Untrusted("RuntimeLogMismatch", "runtime_log", want=",".join(EVENT_NAMES), got=",".join(names)[:200])
     config, operator = sha384(evidence.config).digest(), sha384(evidence.operator).digest()
     models = sha256(cbor.encode([model.weights for model in boot.models])).digest()
     wants = (boot.image_id, boot.config_digest, boot.operator_digest, models, None, claims.boot_digest)
@@ -155,7 +151,7 @@ def _verify_gpus(
     roots: PolicyRoots,
     now: datetime,
 ) -> VerifiedGpuSet | None:
-    gate_digest = events[EVENT_NAMES.index("gpu")].payload
+    gate_digest = events[runtime_log.BOOT_EVENTS.index("gpu")].payload
     if gpu is None:
         if claims.gpu_set or gate_digest:
             raise Untrusted("GpuEvidenceMissing", "evidence.gpu", want="the set that the claims name", got="none")

@@ -265,7 +265,7 @@ def check_receipt(answer: Answer, want: dict[str, int], key: bytes) -> dict[str,
 
 def call(address: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection(address, timeout=60)
-    connection.request("POST" if body else "GET", path, body, {"Content-Type": "application/octet-stream"})
+    connection.request("POST" if body else "GET", path, body, {"Connection": "close"})
     need((response := connection.getresponse()).status == 200, f"{path}: {response.status}")
     return response
 

@@ -57,9 +57,11 @@ def operator_document(folder: Path, **changes: Any) -> bytes:
 class Served:
     """One running enclave. Use through `served()`."""
 
-    def __init__(self, folder: Path, *, delay: float, config: dict[str, Any], replay_capacity: int) -> None:
+    def __init__(
+        self, folder: Path, *, delay: float, config: dict[str, Any], replay_capacity: int, start: datetime
+    ) -> None:
         self.folder = folder
-        self.clock = StoppedClock(START)
+        self.clock = StoppedClock(start)
         self.log = io.StringIO()
         self._open: list[Any] = []  # what clients have opened, until the enclave stops
         documents = Documents(config=config_document(**config), operator=operator_document(folder))
@@ -120,7 +122,7 @@ class Served:
 
     def policy_document(self, **changes: Any) -> dict[str, Any]:
         """Make the policy that a client makes from the public file."""
-        document: dict[str, Any] = from_simulator(self.folder / "state", now=START)
+        document: dict[str, Any] = from_simulator(self.folder / "state", now=self.now())
         return document | changes
 
     def policy(self, **changes: Any) -> Policy:
@@ -186,9 +188,11 @@ def unchunked(data: bytes) -> bytes:
 
 
 @contextmanager
-def served(folder: Path, *, delay: float = 0.0, replay_capacity: int = CAPACITY, **config: Any) -> Iterator[Served]:
+def served(
+    folder: Path, *, delay: float = 0.0, replay_capacity: int = CAPACITY, start: datetime = START, **config: Any
+) -> Iterator[Served]:
     """Run an enclave for a while."""
-    enclave = Served(folder, delay=delay, config=config, replay_capacity=replay_capacity)
+    enclave = Served(folder, delay=delay, config=config, replay_capacity=replay_capacity, start=start)
     try:
         yield enclave
     finally:

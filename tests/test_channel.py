@@ -106,7 +106,7 @@ def test_reordered_duplicated_dropped_and_foreign_frames_are_refused() -> None:
         [*parts, parts[-1]],
     ):
         refuse(head + b"".join(bent))
-    refuse(head + b"".join(parts) + b"\0", Malformed)
+    assert refuse(head + b"".join(parts) + b"\0", Untrusted).code == "StreamOverrun"
 
 
 def test_a_request_without_final_is_not_complete() -> None:
@@ -142,7 +142,7 @@ def seal_frames(kinds: list[tuple[FrameType, bytes, int]]) -> bytes:
     ],
 )
 def test_properly_sealed_frames_in_a_wrong_order_are_refused(kinds: list[tuple[FrameType, bytes, int]]) -> None:
-    assert isinstance(refuse(seal_frames(kinds)), Malformed)
+    assert refuse(seal_frames(kinds)).code in {"MalformedFrame", "StreamOverrun"}
 
 
 def test_a_seed_does_not_open_under_another_header_or_key() -> None:
@@ -262,7 +262,7 @@ def test_a_bent_answer_is_refused_by_name() -> None:
         open_answer(bytes(32) + wire[32:], schedule)
     with pytest.raises(AttestationError):
         open_answer(wire + parts[-1], schedule)
-    with pytest.raises(Malformed, match="MalformedFrame"):
+    with pytest.raises(Untrusted, match="StreamOverrun"):
         open_answer(wire + b"\0", schedule)
     with pytest.raises(Untrusted, match="FrameAuthenticationFailed"):
         open_answer(wire, sealed(seed=bytes(32)).schedule)
@@ -303,7 +303,7 @@ def raw_answer(kinds: list[tuple[FrameType, bytes]], schedule: Schedule) -> byte
 )  # fmt: skip
 def test_properly_sealed_answers_in_a_wrong_order_are_refused(kinds: list[tuple[FrameType, bytes]]) -> None:
     schedule = sealed().schedule
-    with pytest.raises(Malformed, match="MalformedFrame"):
+    with pytest.raises(AttestationError, match=r"MalformedFrame|StreamOverrun"):
         open_answer(raw_answer(kinds, schedule), schedule)
 
 

@@ -124,7 +124,7 @@ class RequestOpener:
         while (opened := self._opener.next()) is not None:
             frame, wire = opened
             if self._final:
-                raise Malformed("MalformedRequest", _WHAT, want="nothing after the final frame", got="a frame")
+                raise Untrusted("StreamOverrun", _WHAT, want="nothing after the final frame", got="a frame")
             if self._frames == 0:
                 self._opener.fix_size(wire)
             self._frames += 1
@@ -134,7 +134,7 @@ class RequestOpener:
             elif frame.type is FrameType.FINAL and self._frames > 1:
                 self._final = True
             else:
-                raise Malformed("MalformedRequest", _WHAT, want="data frames, then final", got=frame.type.name)
+                raise Malformed("MalformedFrame", _WHAT, want="data frames, then final", got=frame.type.name)
 
     @property
     def complete(self) -> bool:
@@ -146,7 +146,7 @@ class RequestOpener:
         if not self._final or self._opener is None:
             raise Untrusted("StreamTruncated", _WHAT, want="a final frame", got="the end")
         if self._opener.buffered:
-            raise Malformed("MalformedRequest", _WHAT, want="nothing after the final frame", got="more bytes")
+            raise Untrusted("StreamOverrun", _WHAT, want="nothing after the final frame", got="more bytes")
         return bytes(self._payload)
 
     @property

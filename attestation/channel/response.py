@@ -142,7 +142,7 @@ class ResponseOpener:
     def _take(self, kind: FrameType, payload: bytes, wire: bytes) -> list[cbor.Value]:
         self.authenticated = True
         if self.finished:
-            raise Malformed("MalformedFrame", _WHAT, want="nothing after the final frame", got="a frame")
+            raise Untrusted("StreamOverrun", _WHAT, want="nothing after the final frame", got="a frame")
         if kind is FrameType.DUMMY:
             if self._stage > FrameType.ERROR:
                 raise Malformed("MalformedFrame", _WHAT, want="no dummy after the receipt", got="a dummy")
@@ -175,7 +175,7 @@ class ResponseOpener:
         if not self.finished or self._opener is None:
             raise Untrusted("StreamTruncated", _WHAT, want="a final frame", got="the end")
         if self._opener.buffered:
-            raise Malformed("MalformedFrame", _WHAT, want="nothing after the final frame", got="more bytes")
+            raise Untrusted("StreamOverrun", _WHAT, want="nothing after the final frame", got="more bytes")
 
     @property
     def error_item(self) -> bytes:
