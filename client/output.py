@@ -34,7 +34,7 @@ def console(*, stderr: bool = False) -> Console:
     """Give a console that wraps nothing in a pipe, so that scripts see whole lines."""
     stream = sys.stderr if stderr else sys.stdout
     wide = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, width=wide, soft_wrap=not stream.isatty(), highlight=False)
+    return Console(stderr=stderr, width=wide, soft_wrap=not stream.isatty(), highlight=False, markup=False)
 
 
 def print_json(document: dict[str, object]) -> None:
@@ -83,8 +83,22 @@ def findings_table(findings: Iterable[Finding], *, title: str | None = None) -> 
         else:
             mark = Text("ok", style="green") if finding.holds else Text("NO", style="bold red")
             want = finding.want
-        table.add_row(mark, finding.rule, Text(_short(want)), Text(_short(finding.got)))
+        table.add_row(mark, Text(finding.rule), Text(_short(want)), Text(_short(finding.got)))
     return table
+
+
+def show_findings(findings: Iterable[Finding], *, title: str, every: bool) -> None:
+    """Print what does not hold, how many clauses hold, and which were waived; with `every`, each of them."""
+    found, out = list(findings), console()
+    telling = [f for f in found if every or not f.holds]
+    out.print(title, style="bold")
+    if telling:
+        out.print(findings_table(telling))
+    waived = [f.rule for f in found if f.waived is not None]
+    holding = sum(f.holds and f.waived is None for f in found)
+    out.print(f"{holding} of {len(found) - len(waived)} clauses hold")
+    if waived:
+        out.print(f"{len(waived)} waived (--all says why): {', '.join(waived)}", style="dim")
 
 
 def _short(text: str, limit: int = 100) -> str:

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from attestation import cbor
 from attestation.errors import AttestationError, Refused, Untrusted
 from attestation.evidence import Evidence
+from attestation.ratls import PeerCertificate, read_certificate
 from client.commands.ask import command as ask_command
 from client.commands.audit import command as audit_command
 from client.commands.verify import command as verify_command
@@ -195,10 +196,11 @@ def test_a_policy_that_says_no_is_obeyed_before_a_prompt(
 
 def test_a_peer_key_that_is_not_the_attested_one_is_refused(enclave: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another TLS server in front: its certificate is not the one that the claims name."""
-    from client import attested
 
-    peer = attested.read_certificate
-    monkeypatch.setattr(attested, "read_certificate", lambda der: replace(peer(der), spki=b"another key"))
+    def another(der: bytes) -> PeerCertificate:
+        return replace(read_certificate(der), spki=b"another key")
+
+    monkeypatch.setattr("client.attested.read_certificate", another)
     for mode in ("ra-tls", "sealed"):
         with pytest.raises(Untrusted) as e:
             enclave.attest("ra_tls", channel={"mode": mode, "strict": False})

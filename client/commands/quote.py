@@ -15,7 +15,7 @@ from attestation.tdx.quote import Quote
 from ..attested import wall_clock
 from ..ear import ear
 from ..errors import UsageFault
-from ..output import confidentiality_line, console, findings_table, parse_time, print_json, read_file, reports_errors
+from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
 from ..quote_batch import verify_folder
 from ..quote_check import QuoteCheck, check_quote, expected_report_data, read_collateral, read_quote
 from ..quote_report import BODY_TYPES, quote_json
@@ -52,6 +52,7 @@ def show(file: Path, *, as_json: bool) -> None:
 @click.option("--claims", type=click.Path(path_type=Path), help="REPORTDATA must be the hash of this claims file.")
 @click.option("--report-data", "report_text", help="REPORTDATA must be this, hex.")
 @click.option("--event-log", "event_log", type=click.Path(path_type=Path), help="CCEL or JSON events to replay.")
+@click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--ear", "as_ear", is_flag=True, help="Print the result as EAR/AR4SI JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
@@ -65,6 +66,7 @@ def verify(
     event_log: Path | None,
     *,
     as_ear: bool,
+    every: bool,
     as_json: bool,
 ) -> None:
     """Verify the quote in FILE, or every quote in a folder, with collateral, under Intel's root or the policy's.
@@ -95,18 +97,18 @@ def verify(
     elif as_json:
         print_json(check.to_json())
     else:
-        _report(check, chosen)
+        _report(check, chosen, every=every)
     raise SystemExit(check.exit_code)
 
 
-def _report(check: QuoteCheck, chosen: ChosenPolicy | None) -> None:
+def _report(check: QuoteCheck, chosen: ChosenPolicy | None, *, every: bool) -> None:
     out = console()
     if check.quote is not None:
         _print_fields(check.quote)
     if check.verified is not None:
         _print_verified(check)
     if check.findings:
-        out.print(findings_table(check.findings, title=f"\nunder policy {chosen.policy.name if chosen else ''}"))
+        show_findings(check.findings, title=f"\nunder policy {chosen.policy.name if chosen else ''}", every=every)
     if check.error is not None:
         out.print(str(check.error), style="bold red")
         out.print("AUTHENTIC, BUT NOT ACCEPTED" if check.verified is not None else "NOT AUTHENTIC", style="bold red")

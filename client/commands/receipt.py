@@ -18,7 +18,7 @@ from attestation.verify import verify_evidence
 
 from ..attested import wall_clock
 from ..errors import UsageFault
-from ..output import confidentiality_line, console, findings_table, parse_time, print_json, read_file, reports_errors
+from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
 from ..settings import choose_policy
 
 
@@ -66,6 +66,7 @@ def show(file: Path, *, as_json: bool) -> None:
     "--policy", "policy_path", type=click.Path(path_type=Path), help="Policy that says whose evidence counts."
 )
 @click.option("--at", "at_text", help="Judge at this time (RFC 3339 or unix seconds).")
+@click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
 def verify(
@@ -75,6 +76,7 @@ def verify(
     policy_path: Path | None,
     at_text: str | None,
     *,
+    every: bool,
     as_json: bool,
 ) -> None:
     """Check that the receipt in FILE was signed by an enclave that the policy accepts."""
@@ -93,10 +95,10 @@ def verify(
     verdict = appraise(verified, chosen.policy, now=now)
     verdict.require(allow_unconfidential=chosen.allow_unconfidential)
     signed.verify(verified.boot.receipt_key)
-    _report(signed, verdict, as_json=as_json)
+    _report(signed, verdict, every=every, as_json=as_json)
 
 
-def _report(signed: SignedReceipt, verdict: Verdict, *, as_json: bool) -> None:
+def _report(signed: SignedReceipt, verdict: Verdict, *, every: bool, as_json: bool) -> None:
     fields = receipt_fields(signed)
     if as_json:
         print_json(
@@ -104,7 +106,7 @@ def _report(signed: SignedReceipt, verdict: Verdict, *, as_json: bool) -> None:
         )
         return
     out = console()
-    out.print(findings_table(verdict.findings))
+    show_findings(verdict.findings, title=f"evidence under policy {verdict.policy_name}", every=every)
     out.print(f"receipt {fields['hash']}: signature holds", style="bold green")
     out.print(confidentiality_line(confidential=verdict.confidential))
 

@@ -11,7 +11,7 @@ import click
 from attestation.window import rfc3339
 
 from ..attested import Attested, attest, wall_clock
-from ..output import confidentiality_line, console, findings_table, print_json, reports_errors
+from ..output import confidentiality_line, console, print_json, reports_errors, show_findings
 from ..settings import choose_policy
 from ..target import parse_target
 
@@ -21,9 +21,10 @@ TIMEOUT: Final = 60.0  # seconds of silence from the server
 @click.command(name="verify")
 @click.argument("target")
 @click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
+@click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
-def command(target: str, policy_path: Path | None, *, as_json: bool) -> None:
+def command(target: str, policy_path: Path | None, *, every: bool, as_json: bool) -> None:
     """Verify the enclave at TARGET (https://host:port, http://host:port or unix:PATH) and send nothing.
 
     Exit codes: 0 accepted, 3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable, 2 usage.
@@ -40,7 +41,7 @@ def command(target: str, policy_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"ok": True, "code": None, "exit": 0, **describe(attested)})
     else:
-        show(attested)
+        show(attested, every=every)
 
 
 def describe(attested: Attested) -> dict[str, object]:
@@ -59,11 +60,12 @@ def describe(attested: Attested) -> dict[str, object]:
     }
 
 
-def show(attested: Attested) -> None:
+def show(attested: Attested, *, every: bool) -> None:
     """Print the verdict for a person."""
     out = console()
     boot = attested.verified.boot
-    out.print(findings_table(attested.verdict.findings, title=f"{attested.target} under policy {attested.policy.name}"))
+    title = f"{attested.target} under policy {attested.policy.name}"
+    show_findings(attested.verdict.findings, title=title, every=every)
     gpus = len(attested.verified.gpus.devices) if attested.verified.gpus else 0
     models = ", ".join(model.name for model in boot.models)
     out.print(f"\nmodels {models}; GPUs {gpus}; boot {boot.digest.hex()[:16]}; epoch {attested.verified.epoch.number}")
