@@ -11,8 +11,9 @@ from .errors import Malformed
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 20  # 64-bit integers
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TELLING: Final = b'[]{}"\\'  # what nesting can be read from; a character behind a backslash is dropped with its string
+_OTHERS: Final = bytes(set(range(256)) - set(_TELLING))
 
 
 class _DuplicateKeyError(Exception):
@@ -34,12 +35,24 @@ def loads(data: bytes, *, limit: int, what: str) -> object:
 
 
 def _require_shallow(data: bytes, what: str) -> None:
-    """Bound the nesting before the decoder recurses; brackets inside strings do not count."""
-    depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub(b"", data)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_DEPTH:
-            raise Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more")
+    """Bound the nesting before the decoder recurses; brackets inside strings do not count.
+
+    Brackets are cancelled from the inside: what is left after MAX_DEPTH rounds is nested deeper, or is no JSON.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    # Without escapes every string shrinks to its two quotes and the brackets in it.
+    text = data.translate(None, _OTHERS) if b"\\" not in data else data
+    left = _STRING.sub(b"", text).translate(None, _OTHERS)
+    for _ in range(MAX_DEPTH):
+        shorter = left.replace(b"[]", b"").replace(b"{}", b"")
+        if len(shorter) == len(left):
+            break
+        left = shorter
+    if left:
+        raise Malformed(
+            "JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more, or brackets that do not match"
+        )
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:

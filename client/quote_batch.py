@@ -31,6 +31,7 @@ from .quote_check import check_quote, read_collateral, read_quote
 from .settings import ChosenPolicy
 
 MAX_FILES: Final = 1_000_000
+MAX_MODELS: Final = 4096
 PORTION: Final = 64  # quotes of one task
 Row = dict[str, object]
 Arguments = tuple[Path, bytes | None, datetime, bool]  # collateral, policy, now, whether simulated roots may pass
@@ -44,6 +45,7 @@ class _Worker:
         self.now, self.allow = now, allow
         self.memory = Memory()
         self.collateral = dict(_collateral(folder))
+        self.models: dict[bytes, bytes] = {}  # PCK chain -> FMSPC
 
     def check(self, path: Path) -> Row:
         """Verify one file."""
@@ -67,9 +69,13 @@ class _Worker:
         return row | {"code": check.error.code if check.error else None, "confidential": check.confidential}
 
     def _for(self, data: bytes) -> Collateral | None:
-        quote = Quote.parse(data)
-        leaf = split_pem(quote.auth.chain, 3, "pck_chain")[0]
-        return self.collateral.get(platform_of(leaf).fmspc)
+        chain = Quote.parse(data).auth.chain
+        fmspc = self.models.get(chain)
+        if fmspc is None:
+            fmspc = platform_of(split_pem(chain, 3, "pck_chain")[0]).fmspc
+            if len(self.models) < MAX_MODELS:
+                self.models[chain] = fmspc
+        return self.collateral.get(fmspc)
 
 
 _worker: _Worker | None = None

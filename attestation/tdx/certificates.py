@@ -24,14 +24,13 @@ from ..errors import Untrusted
 from ..window import Window
 from .anchor import DistinguishedName, TdxTrustAnchor
 from .ecdsa import require_der
+from .memory import Memory
 
 MAX_PEM: Final = 12 * 1024
 MAX_DER: Final = 4096
 
 _CHAIN: Final = "CertificateChainInvalid"
-_BLOCK: Final = re.compile(
-    rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+?)-----END CERTIFICATE-----(?:\r?\n)*"
-)
+_BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----(?:\r?\n)*")
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
 
@@ -80,29 +79,48 @@ def _decoded(text: bytes, where: str) -> bytes:
     return der
 
 
-def verify_pck_chain(
-    pem: bytes, *, anchor: TdxTrustAnchor, now: datetime
-) -> tuple[RoleCertificate, RoleCertificate, RoleCertificate]:
-    """Verify PCK leaf, platform or processor CA, and root, in this order, down to the anchor. Raises Untrusted."""
-    leaf, ca, root = split_pem(pem, 3, "pck_chain")
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _PckCa:
+    """A PCK CA under the pinned root: the same for every platform."""
+
+    ca: RoleCertificate
+    root: RoleCertificate
+    window: Window
+
+
+def _pck_ca(ca: bytes, root: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckCa:
     names = anchor.names
     top = _root(root, "pck_chain.root", anchor, now)
     middle = _certificate(ca, "pck_ca", (names.platform_ca, names.processor_ca), names.root, now, path_length=0)
     _require_issued(middle, top)
+    return _PckCa(ca=middle, root=top, window=middle.window.meet(top.window))
+
+
+def verify_pck_chain(
+    pem: bytes, *, anchor: TdxTrustAnchor, now: datetime, memory: Memory
+) -> tuple[RoleCertificate, RoleCertificate, RoleCertificate]:
+    """Verify PCK leaf, platform or processor CA, and root, in this order, down to the anchor. Raises Untrusted."""
+    leaf, ca, root = split_pem(pem, 3, "pck_chain")
+    names = anchor.names
+    parts = (anchor.root_sha256, ca, root)
+    issuers = memory.recall("pck_ca", parts, now=now, make=lambda: _pck_ca(ca, root, anchor, now))
+    middle, top = issuers.ca, issuers.root
     bottom = _certificate(leaf, "pck", (names.pck,), middle.subject, now, path_length=None)
     _require_issued(bottom, middle)
     return bottom, middle, top
 
 
 def verify_signing_chain(
-    pem: bytes, *, where: str, anchor: TdxTrustAnchor, now: datetime
-) -> tuple[RoleCertificate, RoleCertificate]:
-    """Verify the TCB signer and the root, in this order, down to the anchor. Raises Untrusted."""
-    signer, root = split_pem(pem, 2, where)
-    top = _root(root, f"{where}.root", anchor, now)
+    pem: bytes, *, where: str, root: RoleCertificate, anchor: TdxTrustAnchor, now: datetime
+) -> RoleCertificate:
+    """Verify the TCB signer under `root`, the pinned one, which the chain must end in. Raises Untrusted."""
+    signer, top = split_pem(pem, 2, where)
+    if top != root.der:
+        want, got = sha256(root.der).hexdigest(), sha256(top).hexdigest()
+        raise Untrusted("UntrustedRoot", f"{where}.root", want=want, got=got)
     bottom = _certificate(signer, "tcb_signer", (anchor.names.tcb_signing,), anchor.names.root, now, path_length=None)
-    _require_issued(bottom, top)
-    return bottom, top
+    _require_issued(bottom, root)
+    return bottom
 
 
 def _root(der: bytes, where: str, anchor: TdxTrustAnchor, now: datetime) -> RoleCertificate:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 from .. import strict_json
@@ -43,6 +43,14 @@ class Collateral:
     qe_identity_issuer_chain: bytes  # PEM
     qe_identity: bytes  # the exact JSON text
     qe_identity_signature: bytes  # 64, r || s
+    digest: bytes = field(init=False, repr=False)  # 32, over every part that verification looks at
+
+    def __post_init__(self) -> None:
+        """Hash the parts once."""
+        digest = sha256()
+        for part in self._parts():
+            digest.update(len(part).to_bytes(8, "big") + part)
+        object.__setattr__(self, "digest", digest.digest())
 
     @classmethod
     def from_json(cls, data: bytes) -> Collateral:
@@ -55,8 +63,7 @@ class Collateral:
         signatures = {name: f.hexa(name, 64) for name in _SIGNATURES}
         return cls(**texts, **crls, **signatures)
 
-    def parts(self) -> tuple[bytes, ...]:
-        """Give every part that verification looks at."""
+    def _parts(self) -> tuple[bytes, ...]:
         documents = (self.tcb_info, self.tcb_info_signature, self.qe_identity, self.qe_identity_signature)
         chains = (self.tcb_info_issuer_chain, self.qe_identity_issuer_chain)
         return (self.root_ca_crl, self.pck_crl, *chains, *documents)
@@ -70,6 +77,10 @@ class Collateral:
 
 def _hex(f: Fields, name: str, limit: int) -> bytes:
     text = f.text(name, limit)
-    if not re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", text):
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        data = b""
+    if not data or 2 * len(data) != len(text):
         raise Malformed(_CODE, f"collateral.{name}", want="hex", got="another form")
-    return bytes.fromhex(text)
+    return data

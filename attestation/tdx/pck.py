@@ -8,8 +8,7 @@ from typing import Final, NoReturn
 
 from cryptography import x509
 
-from ..errors import Malformed, Untrusted
-from ..wire import Reader
+from ..errors import Untrusted
 
 SGX_EXTENSION: Final = "1.2.840.113741.1.13.1"
 SGX_TYPES: Final = {0: "standard", 1: "scalable", 2: "scalable with integrity"}
@@ -46,10 +45,9 @@ class Platform:
     @classmethod
     def parse(cls, extension: bytes) -> Platform:
         """Parse the value of the SGX extension: every field once, of its exact type. Raises Untrusted."""
-        try:
-            return _platform(extension)
-        except Malformed as e:
-            raise Untrusted(_CODE, e.where, want=e.want, got=e.got) from None
+        if len(_elements(extension, "sgx")) != 1:
+            _refuse("pck.sgx", "one element", "others")
+        return _platform(extension)
 
 
 def platform_of(leaf: bytes) -> Platform:
@@ -70,7 +68,8 @@ def read_platform(extensions: x509.Extensions) -> Platform:
 
 
 def _platform(extension: bytes) -> Platform:
-    fields = _fields(_one(extension, _SEQUENCE, "sgx"), _OID, "sgx")
+    (sequence,) = _elements(extension, "sgx")
+    fields = _fields(_content(sequence, _SEQUENCE, "sgx"), _OID, "sgx")
     if not fields.keys() >= _REQUIRED or not fields.keys() <= _REQUIRED | _SCALABLE:
         _refuse("pck.sgx", "fields 1 to 5, and 6 and 7 on scalable platforms", sorted(fields))
     components, pce_svn, cpu_svn = _tcb(fields[2])
@@ -112,44 +111,44 @@ def _flags(field: tuple[int, bytes]) -> tuple[bool | None, bool | None, bool | N
 def _fields(content: bytes, prefix: bytes, what: str) -> dict[int, tuple[int, bytes]]:
     """Read SEQUENCE OF SEQUENCE { OID prefix.n, value } into n -> (tag, content), each once."""
     found: dict[int, tuple[int, bytes]] = {}
-    r = Reader(content, what=f"pck.{what}", code="MalformedCertificate")
-    while r.left:
-        pair = Reader(_element(r, _SEQUENCE), what=f"pck.{what}", code="MalformedCertificate")
-        oid = _element(pair, _OBJECT)
+    for tag, pair in _elements(content, what):
+        parts = _elements(pair, what)
+        if tag != _SEQUENCE or len(parts) != 2 or parts[0][0] != _OBJECT:
+            _refuse(f"pck.{what}", "pairs of an identifier and a value", "another form")
+        oid = parts[0][1]
         if len(oid) != len(prefix) + 1 or not oid.startswith(prefix) or oid[-1] & 0x80:
             _refuse(f"pck.{what}", "Intel's identifiers", oid.hex()[:40])
-        tag = pair.u8("tag")
-        value = pair.take(_length(pair), "value")
-        pair.end(code="MalformedCertificate")
         if oid[-1] in found:
             _refuse(f"pck.{what}[{oid[-1]}]", "once", "twice")
-        found[oid[-1]] = (tag, value)
+        found[oid[-1]] = parts[1]
     return found
 
 
-def _element(r: Reader, tag: int) -> bytes:
-    found = r.u8("tag")
-    if found != tag:
-        _refuse("pck", f"DER tag {tag:#04x}", f"{found:#04x}")
-    return r.take(_length(r), "element")
+def _elements(data: bytes, what: str) -> list[tuple[int, bytes]]:
+    """Split DER into (tag, content): definite lengths in their shortest form, below 65536; every byte used.
 
-
-def _one(data: bytes, tag: int, what: str) -> bytes:
-    r = Reader(data, what=f"pck.{what}", code="MalformedCertificate")
-    content = _element(r, tag)
-    r.end(code="MalformedCertificate")
-    return content
-
-
-def _length(r: Reader) -> int:
-    first = r.u8("length")
-    if first < 0x80:
-        return first
-    size = first & 0x7F
-    length = r.uint(size, "length", "big") if size in (1, 2) else 0
-    if length < (0x80 if size == 1 else 0x100):
-        _refuse("pck", "DER lengths in their shortest form, below 65536", f"{first:#04x}")
-    return length
+    Written out, for a certificate has ninety of them; no index is read that was not compared with the end first.
+    """
+    found: list[tuple[int, bytes]] = []
+    at, end = 0, len(data)
+    while at < end:
+        if at + 2 > end:
+            _refuse(f"pck.{what}", "whole DER elements", "a cut one")
+        tag, size = data[at], data[at + 1]
+        at += 2
+        if size >= 0x80:
+            width = size & 0x7F
+            if width not in (1, 2) or at + width > end:
+                _refuse(f"pck.{what}", "DER lengths below 65536", f"{size:#04x}")
+            size = int.from_bytes(data[at : at + width], "big")
+            if size < (0x80 if width == 1 else 0x100):
+                _refuse(f"pck.{what}", "DER lengths in their shortest form", f"{size}")
+            at += width
+        if at + size > end:
+            _refuse(f"pck.{what}", "whole DER elements", "a cut one")
+        found.append((tag, data[at : at + size]))
+        at += size
+    return found
 
 
 def _content(field: tuple[int, bytes], tag: int, what: str) -> bytes:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
@@ -82,6 +82,7 @@ class Quote:
     auth: AuthData
     signed: bytes  # header and body exactly as they came: what the attestation key signed
     padding: int  # zero bytes after the quote
+    raw: bytes = field(repr=False)  # exactly as it came, without the padding
 
     @classmethod
     def parse(cls, data: bytes) -> Quote:
@@ -94,6 +95,7 @@ class Quote:
         report = TdReport.read(r, body_type)
         signed = r.taken()
         auth = AuthData.parse(r.take(r.u32le("auth_data_size"), "auth_data"))
+        raw = r.taken()
         trailer = r.rest()
         if trailer.strip(b"\0"):
             raise Malformed("TrailingData", "quote", want="nothing but zeros after it", got=f"{len(trailer)} bytes")
@@ -106,21 +108,30 @@ class Quote:
             auth=auth,
             signed=signed,
             padding=len(trailer),
+            raw=raw,
         )
 
-    def canonical(self) -> bytes:
-        """Give the quote without its padding."""
-        auth = self.auth.encode()
-        return self.signed + len(auth).to_bytes(4, "little") + auth
-
     def encode(self) -> bytes:
-        """Give the bytes that were parsed."""
-        return self.canonical() + bytes(self.padding)
+        """Give the bytes that were parsed, put together from the fields."""
+        head = b"".join(
+            (
+                self.version.to_bytes(2, "little"),
+                ECDSA_P256.to_bytes(2, "little"),
+                TEE_TDX.to_bytes(4, "little"),
+                bytes(4),
+                self.qe_vendor_id,
+                self.user_data,
+            )
+        )
+        body, auth = self.report.encode(), self.auth.encode()
+        if self.version == 5:
+            head += self.body_type.to_bytes(2, "little") + len(body).to_bytes(4, "little")
+        return head + body + len(auth).to_bytes(4, "little") + auth + bytes(self.padding)
 
     @property
     def digest(self) -> bytes:
         """SHA-256 of the quote without its padding (32 bytes)."""
-        return sha256(self.canonical()).digest()
+        return sha256(self.raw).digest()
 
 
 def _header(r: Reader) -> tuple[int, bytes, bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from operator import ge
 from typing import Final
 
 from ..errors import Untrusted
@@ -119,7 +120,7 @@ def _evaluate(when: str, svn: bytes, report: TdReport, platform: Platform, info:
     if identity.id and module is None:
         want = f"a level of {identity.id} that it reaches"
         raise Untrusted("TdxModuleTcbNotSupported", f"{when}.module.isv_svn", want=want, got=svn[0])
-    level = next((level for level in info.levels if not _missing(level, platform, svn)), None)
+    level = next((level for level in info.levels if _reaches(level, platform, svn)), None)
     if level is None:
         names = ", ".join(f"{s.component} {s.have} < {s.need}" for s in _missing(info.levels[-1], platform, svn))
         raise Untrusted("TcbNotSupported", f"{when}.tcb", want="a level that the platform reaches", got=names[:200])
@@ -165,8 +166,20 @@ def _reached(levels: tuple[SvnLevel, ...], isv_svn: int) -> SvnLevel | None:
     return next((level for level in levels if level.isv_svn <= isv_svn), None)
 
 
+def _reaches(level: TcbLevel, platform: Platform, svn: bytes) -> bool:
+    """Whether a platform reaches `level`. A numbered module's own two SVNs are judged by its identity."""
+    first = 2 if svn[1] else 0
+    return (
+        all(map(ge, platform.tcb_components, level.sgx))
+        and platform.pce_svn >= level.pce_svn
+        and all(map(ge, svn[first:], level.tdx[first:]))
+    )
+
+
 def _missing(level: TcbLevel, platform: Platform, svn: bytes) -> list[Shortfall]:
-    """List what keeps a platform below `level`. A numbered module's own two SVNs are judged by its identity."""
+    """List what keeps a platform below `level`."""
+    if _reaches(level, platform, svn):
+        return []
     first = 2 if svn[1] else 0
     wants = [(f"sgx[{i}]", platform.tcb_components[i], level.sgx[i], level.kinds[i]) for i in range(16)]
     wants.append(("pcesvn", platform.pce_svn, level.pce_svn, ""))

@@ -18,6 +18,7 @@ MAX_MODULES: Final = 32
 MAX_ADVISORIES: Final = 256
 COMPONENTS: Final = 16
 
+_COMPONENT: Final = frozenset({"svn", "category", "type"})
 _CODE: Final = "TcbInfoInvalid"
 _UNSUPPORTED: Final = "TcbInfoUnsupported"
 
@@ -169,6 +170,18 @@ def _level(value: object, where: str) -> TcbLevel:
 def _components(tcb: Fields, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     svns, kinds = [], []
     for i, value in enumerate(tcb.items(name, least=COMPONENTS, most=COMPONENTS)):
+        # The ordinary form is read without ceremony, for there are 32 components in every level.
+        if (
+            type(value) is dict
+            and value.keys() <= _COMPONENT
+            and type(svn := value.get("svn")) is int
+            and 0 <= svn < 256
+        ):
+            category, kind = value.get("category", ""), value.get("type", "")
+            if type(category) is type(kind) is str and len(category) <= 64 and len(kind) <= 64:
+                svns.append(svn)
+                kinds.append(kind or category)
+                continue
         where = f"{tcb.where}.{name}[{i}]"
         f = Fields(value, where, code=_CODE, required=("svn",), optional=("category", "type"))
         svns.append(f.uint("svn", 255))

@@ -96,11 +96,13 @@ def verify_quote(
     `memory` may answer for the signatures of 2, 3 and 5 within their windows; every comparison is made each time.
     Whether REPORTDATA, the measurements and the TCB status are acceptable is the caller's question.
     """
-    now, memory = require_aware(now), memory or NoMemory()
+    now, memory = require_aware(now), NoMemory() if memory is None else memory
     parsed = Quote.parse(quote)  # 1
     auth, pin = parsed.auth, anchor.root_sha256
-    chain = memory.recall("pck", (pin, auth.chain), now=now, make=lambda: _pck_chain(auth.chain, anchor, now))  # 2
-    parts = (pin, chain.ca.der, chain.root.der, *collateral.parts())
+    chain = memory.recall(
+        "pck", (pin, auth.chain), now=now, make=lambda: _pck_chain(auth.chain, anchor, now, memory)
+    )  # 2
+    parts = (pin, chain.ca.der, chain.root.der, collateral.digest)
     known = memory.recall("collateral", parts, now=now, make=lambda: _endorsements(collateral, chain, anchor, now))  # 3
     for certificate, crl in ((chain.root, known.root_crl), (chain.ca, known.root_crl), (chain.leaf, known.pck_crl)):
         crl.require_not_revoked(certificate)  # 4
@@ -124,8 +126,8 @@ def verify_quote(
     )
 
 
-def _pck_chain(pem: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckChain:
-    leaf, ca, root = verify_pck_chain(pem, anchor=anchor, now=now)
+def _pck_chain(pem: bytes, anchor: TdxTrustAnchor, now: datetime, memory: Memory) -> _PckChain:
+    leaf, ca, root = verify_pck_chain(pem, anchor=anchor, now=now, memory=memory)
     window = leaf.window.meet(ca.window, root.window)
     return _PckChain(leaf=leaf, ca=ca, root=root, platform=read_platform(leaf.certificate.extensions), window=window)
 
@@ -133,20 +135,21 @@ def _pck_chain(pem: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckChain:
 def _endorsements(collateral: Collateral, chain: _PckChain, anchor: TdxTrustAnchor, now: datetime) -> _Endorsements:
     root_crl = verify_crl(collateral.root_ca_crl, chain.root, name="root_ca_crl", now=now)
     pck_crl = verify_crl(collateral.pck_crl, chain.ca, name="pck_crl", now=now)
-    info, identity, window = _documents(collateral, anchor, root_crl, now)
+    info, identity, window = _documents(collateral, chain.root, anchor, root_crl, now)
     window = window.meet(root_crl.window, pck_crl.window)
     return _Endorsements(info=info, identity=identity, root_crl=root_crl, pck_crl=pck_crl, window=window)
 
 
 def _documents(
-    collateral: Collateral, anchor: TdxTrustAnchor, root_crl: VerifiedCrl, now: datetime
+    collateral: Collateral, root: RoleCertificate, anchor: TdxTrustAnchor, root_crl: VerifiedCrl, now: datetime
 ) -> tuple[TcbInfo, QeIdentity, Window]:
     """Verify the two signed documents, and only then read them."""
     chains = {"tcb_info": collateral.tcb_info_issuer_chain, "qe_identity": collateral.qe_identity_issuer_chain}
     signers: dict[bytes, RoleCertificate] = {}
     for name, chain in chains.items():
         if chain not in signers:
-            signer, _ = verify_signing_chain(chain, where=f"{name}_issuer_chain", anchor=anchor, now=now)
+            where = f"{name}_issuer_chain"
+            signer = verify_signing_chain(chain, where=where, root=root, anchor=anchor, now=now)
             root_crl.require_not_revoked(signer)
             signers[chain] = signer
     parts = (
