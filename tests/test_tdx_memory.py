@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was verified before: never past its window, never for other bytes, never more than fits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import sha256
+
+import pytest
+
+from attestation.errors import AttestationError, Untrusted
+from attestation.tdx.anchor import SIMULATED_NAMES, TdxTrustAnchor
+from attestation.tdx.collateral import Collateral
+from attestation.tdx.memory import Memory
+from attestation.tdx.verify import VerifiedQuote, verify_quote
+from attestation.window import Window
+from tests.tdx_cases import NOW, Case, authority, other_world
+from tests.tdx_rows import ROWS
+from tests.tdx_tcb_rows import TCB_ROWS
+
+
+def verified(case: Case, memory: Memory, *, root: bytes | None = None) -> VerifiedQuote:
+    anchor = TdxTrustAnchor(root_sha256=root or authority().root_sha256, names=SIMULATED_NAMES)
+    return verify_quote(case.signed, Collateral.from_json(case.text), anchor=anchor, now=case.now, memory=memory)
+
+
+def test_the_second_time_says_the_same() -> None:
+    case, memory = Case.new(1).build(), Memory()
+    first = verified(case, memory)
+    known = len(memory)
+    again = verified(case, memory)
+    assert len(memory) == known > 0
+    assert (again.tcb, again.window, again.quote_digest) == (first.tcb, first.window, first.quote_digest)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS + TCB_ROWS if r.code], ids=lambda r: r.name)
+def test_a_memory_of_good_evidence_excuses_nothing(row: object) -> None:
+    """Every attack is refused by the same code after the same machine was verified."""
+    from tests.tdx_rows import Row
+
+    assert isinstance(row, Row)
+    memory = Memory()
+    verified(Case.new(7, version=row.version).build(), memory)
+    case = Case.new(7, version=row.version)
+    row.change(case)
+    case.build()
+    with pytest.raises(AttestationError) as e:
+        verified(case, memory)
+    assert e.value.code == row.code
+
+
+@pytest.mark.parametrize("days", [-3, 6.6, 8, 31, 400])
+def test_nothing_outlives_its_window(days: float) -> None:
+    case, memory = Case.new(2).build(), Memory()
+    verified(case, memory)
+    case.now = NOW + timedelta(days=days)
+    with pytest.raises(Untrusted) as remembered:
+        verified(case, memory)
+    with pytest.raises(Untrusted) as anew:
+        verified(case, Memory())
+    assert remembered.value.code == anew.value.code
+
+
+def test_another_root_has_its_own_memory() -> None:
+    case, memory = Case.new(3).build(), Memory()
+    verified(case, memory)
+    with pytest.raises(Untrusted) as e:
+        verified(case, memory, root=sha256(other_world().root.der).digest())
+    assert e.value.code == "UntrustedRoot"
+
+
+def test_a_revocation_counts_for_a_chain_that_is_known() -> None:
+    case, memory = Case.new(4).build(), Memory()
+    verified(case, memory)
+    case.collateral.pck_crl.revoked.append(case.ca.pck.certificate.serial_number)
+    case.build()
+    with pytest.raises(Untrusted) as e:
+        verified(case, memory)
+    assert e.value.code == "CertificateRevoked"
+
+
+class Held:
+    """Something with a window."""
+
+    def __init__(self, days: int = 1) -> None:
+        self.window = Window(NOW, NOW + timedelta(days=days))
+
+
+def test_it_is_bounded_and_forgets_what_was_used_longest_ago() -> None:
+    memory, made = Memory(capacity=2), []
+
+    def make(name: str) -> Held:
+        made.append(name)
+        return Held()
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        memory.recall("kind", (name.encode(),), now=NOW, make=lambda name=name: make(name))  # type: ignore[misc]
+    assert made == ["a", "b", "c", "b"]
+    assert len(memory) == 2
+
+
+def test_keys_do_not_run_into_one_another() -> None:
+    memory = Memory()
+    first = memory.recall("k", (b"ab", b"c"), now=NOW, make=Held)
+    assert memory.recall("k", (b"a", b"bc"), now=NOW, make=Held) is not first
+    assert memory.recall("ka", (b"b", b"c"), now=NOW, make=Held) is not first
+    assert memory.recall("k", (b"ab", b"c"), now=NOW, make=Held) is first
+
+
+def test_what_failed_is_not_kept() -> None:
+    memory = Memory()
+
+    def fail() -> Held:
+        raise Untrusted("QuoteSignatureInvalid", "quote")
+
+    for _ in range(2):
+        with pytest.raises(Untrusted):
+            memory.recall("k", (b"",), now=NOW, make=fail)
+    assert len(memory) == 0
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Memory(capacity=0)
