@@ -21,7 +21,7 @@ MERKLE_UPDATE: Final = 4
 
 MAX_BITS: Final = 1023
 MAX_REFS: Final = 4
-MAX_DEPTH: Final = 512  # TON allows 1024; nothing that we verify is half as deep
+MAX_DEPTH: Final = 1024  # as in TON; a masterchain state was 518 deep in 2026
 LEVELS: Final = 4
 _POINTER_BITS: Final = 256 + 16  # a hash and a depth
 
