@@ -119,6 +119,7 @@ TCB_ROWS: list[Row] = [
     Row("N53 SVN 256", INFO, component(256)),
     Row("N53 an SVN as text", INFO, component("5")),
     Row("N53 an SVN that is true", INFO, component(True)),
+    Row("N53 a module SVN above a byte", INFO, module(svn_level(7, "UpToDate"), svn_level(256, "UpToDate"))),
     Row("N53 an unknown status", INFO, status(0, "Fine")),
     Row("N53 a derived status", INFO, status(0, "TDRelaunchAdvised"), accepts=True),
     Row("N53 no levels", INFO, info(tcbLevels=[])),

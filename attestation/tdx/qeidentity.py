@@ -53,5 +53,5 @@ class QeIdentity:
             attributes_mask=f.hexa("attributesMask", 16),
             mr_signer=f.hexa("mrsigner", 32),
             isv_prod_id=f.uint("isvprodid", 65535),
-            levels=read_svn_levels(f, code=_CODE, least=0),
+            levels=read_svn_levels(f, code=_CODE, least=0, most=65535),
         )

@@ -138,15 +138,15 @@ def read_standing(f: Fields, allowed: frozenset[TcbStatus]) -> Standing:
     return Standing(status=TcbStatus(status), date=f.time("tcbDate"), advisories=advisories)
 
 
-def read_svn_levels(f: Fields, *, code: str, least: int) -> tuple[SvnLevel, ...]:
-    """Read the tcbLevels of a module or an enclave, highest ISVSVN first, each once."""
+def read_svn_levels(f: Fields, *, code: str, least: int, most: int) -> tuple[SvnLevel, ...]:
+    """Read the tcbLevels of a module or an enclave, highest ISVSVN first, each once and up to `most`."""
     levels = []
     for i, value in enumerate(f.items("tcbLevels", least=least, most=MAX_LEVELS)):
         where = f"{f.where}.tcbLevels[{i}]"
         level = Fields(value, where, code=code, required=("tcb", "tcbDate", "tcbStatus"), optional=("advisoryIDs",))
         tcb = Fields(level.raw("tcb"), f"{where}.tcb", code=code, required=("isvsvn",))
         standing = read_standing(level, ENCLAVE_STATUSES)
-        levels.append(SvnLevel(isv_svn=tcb.uint("isvsvn", 65535), standing=standing))
+        levels.append(SvnLevel(isv_svn=tcb.uint("isvsvn", most), standing=standing))
     if len({level.isv_svn for level in levels}) != len(levels):
         raise f.refuse("tcbLevels", want="each isvsvn once", got="one twice")
     return tuple(sorted(levels, key=lambda level: level.isv_svn, reverse=True))
@@ -200,7 +200,7 @@ def _identity(value: object, where: str) -> ModuleIdentity:
     name = f.text("id").upper()
     if not re.fullmatch(r"TDX_[0-9A-F]{2}", name):
         raise f.refuse("id", want="TDX_ and two hex digits", got=name)
-    return _module(f, name, read_svn_levels(f, code=_CODE, least=1))
+    return _module(f, name, read_svn_levels(f, code=_CODE, least=1, most=255))
 
 
 def _module(f: Fields, name: str, levels: tuple[SvnLevel, ...]) -> ModuleIdentity:
