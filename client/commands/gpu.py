@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sericin gpu show|verify`: read NVIDIA GPU evidence, and verify it with reference values, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from attestation.errors import AttestationError, Refused, error_for
+from attestation.findings import Finding, Waived
+from attestation.gpu.appraise import appraise_gpus
+from attestation.gpu.evidence import MAX_CHAIN_BYTES, MAX_RIM_BYTES, NONCE_CLIENT, GpuDeviceEvidence, GpuEndorsementSet
+from attestation.gpu.verify import VerifiedGpuSet, verify_set
+from attestation.roots import used_roots
+from attestation.trust.nvidia import NVIDIA_ANCHOR
+
+from ..attested import wall_clock
+from ..errors import UsageFault
+from ..gpu_report import device_json, kind_of, read_list, read_ocsp, read_report, report_json, rims_json
+from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
+from ..settings import ChosenPolicy, choose_policy
+
+FILE = click.Path(path_type=Path)
+
+
+@click.group(name="gpu")
+def command() -> None:
+    """Show and verify NVIDIA GPU evidence."""
+
+
+@command.command()
+@click.argument("file", type=FILE)
+@click.option("--switch", is_flag=True, help="The report is a switch's.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@reports_errors
+def show(file: Path, *, switch: bool, as_json: bool) -> None:
+    """Decode the report in FILE (raw, hex or base64). Nothing is verified."""
+    fields = report_json(read_report(file), "switch" if switch else "gpu")
+    if as_json:
+        print_json({"ok": True, "code": None, "exit": 0, "authentic": False, "appraised": False, "report": fields})
+        return
+    for name, value in fields.items():
+        console().print(f"{name:<16} {value}")
+    console().print("NOT VERIFIED", style="bold yellow")
+
+
+@command.command()
+@click.argument("evidence", type=FILE, required=False)
+@click.option("--report", "report_path", type=FILE, help="One device's report.")
+@click.option("--chain", "chain_path", type=FILE, help="Its certificate chain, PEM.")
+@click.option("--rim", "rim_paths", type=FILE, multiple=True, help="Reference values (XML); several times.")
+@click.option("--ocsp", "ocsp_paths", type=FILE, multiple=True, help="OCSP responses; several times.")
+@click.option("--nonce", "nonce_text", help="The nonce that every device must have signed, hex.")
+@click.option("--at", "at_text", help="Verify at this time (RFC 3339 or unix seconds) instead of now.")
+@click.option("--policy", "policy_path", type=FILE, help="Appraise under this policy's section gpu.")
+@click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@reports_errors
+def verify(
+    evidence: Path | None,
+    report_path: Path | None,
+    chain_path: Path | None,
+    rim_paths: tuple[Path, ...],
+    ocsp_paths: tuple[Path, ...],
+    nonce_text: str | None,
+    at_text: str | None,
+    policy_path: Path | None,
+    *,
+    every: bool,
+    as_json: bool,
+) -> None:
+    """Verify one report with its chain, or every device of EVIDENCE (a JSON list), under NVIDIA's keys or the policy's.
+
+    Without --policy the answer is authenticity alone. What NVML says of the machine is not part of these files, so a
+    policy that asks for confidential mode refuses them. Exit codes: 0 it holds, 3 malformed, 4 untrusted, 5 refused.
+    """
+    devices = _devices(evidence, report_path, chain_path)
+    chosen = choose_policy(policy_path) if policy_path is not None else None
+    result = _Result(chosen)
+    try:
+        result.verified = verify_set(
+            devices,
+            GpuEndorsementSet(
+                rims=tuple(read_file(path, limit=MAX_RIM_BYTES) for path in rim_paths),
+                ocsp=tuple(read_ocsp(path) for path in ocsp_paths),
+            ),
+            nonce=_nonce(nonce_text),
+            anchor=chosen.policy.roots.gpu if chosen else NVIDIA_ANCHOR,
+            now=(now := parse_time(at_text) or wall_clock()),
+        )
+        if chosen is not None and not isinstance(chosen.policy.gpu, Waived):
+            result.findings = appraise_gpus(
+                result.verified, chosen.policy.gpu, nonce_kind=NONCE_CLIENT if nonce_text else None, now=now
+            )
+        result.require()
+    except AttestationError as e:
+        result.error = e
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _show(result, every=every)
+    raise SystemExit(result.error.exit_code if result.error else 0)
+
+
+class _Result:
+    """How one verification went."""
+
+    def __init__(self, chosen: ChosenPolicy | None) -> None:
+        self.chosen = chosen
+        self.verified: VerifiedGpuSet | None = None
+        self.findings: list[Finding] = []
+        self.error: AttestationError | None = None
+
+    @property
+    def confidential(self) -> bool:
+        """Whether every root used is compiled into this release."""
+        roots = used_roots(tdx=b"", gpu=self.verified.roots_used)[1:] if self.verified else ()
+        return bool(roots) and all(root.compiled_in for root in roots)
+
+    def require(self) -> None:
+        """Raise what the policy says against it."""
+        for finding in self.findings:
+            if not finding.holds:
+                raise error_for(finding.code, finding.rule, want=finding.want, got=finding.got)
+        if self.chosen is not None and not self.confidential and not self.chosen.allow_unconfidential:
+            raise Refused("Unconfidential", "roots", want="roots of this release", got="a simulated root")
+
+    def to_json(self) -> dict[str, object]:
+        """Give the documented JSON object."""
+        v, error = self.verified, self.error
+        return {
+            "authentic": v is not None,
+            "appraised": bool(self.findings),
+            "confidential": self.confidential,
+            "ok": error is None,
+            "code": error.code if error else None,
+            "exit": error.exit_code if error else 0,
+            "error": error.to_json() if error else None,
+            "mode": str(v.mode) if v else None,
+            "set_digest": v.digest.hex() if v else None,
+            "devices": [device_json(device) for device in v.devices] if v else [],
+            "rims": rims_json(v.devices) if v else [],
+            "window": v.window.to_json() if v else None,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def _devices(evidence: Path | None, report: Path | None, chain: Path | None) -> list[GpuDeviceEvidence]:
+    if evidence is not None and report is None and chain is None:
+        paths = sorted(evidence.glob("*.json")) if evidence.is_dir() else [evidence]
+        return [device for path in paths for device in read_list(path)]
+    if evidence is not None or report is None or chain is None:
+        raise UsageFault("give --report with --chain, or one file or folder of evidence")
+    data, pem = read_report(report), read_file(chain, limit=MAX_CHAIN_BYTES)
+    return [GpuDeviceEvidence(kind=kind_of(data, pem), report=data, chain=pem, cc_state={})]
+
+
+def _nonce(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        nonce = bytes.fromhex(text)
+    except ValueError:
+        nonce = b""
+    if len(nonce) != 32:
+        raise UsageFault("--nonce takes 32 bytes in hex")
+    return nonce
+
+
+def _show(result: _Result, *, every: bool) -> None:
+    out = console()
+    for device in result.verified.devices if result.verified else ():
+        for name, value in device_json(device).items():
+            out.print(f"{name:<16} {value}")
+        out.print()
+    for rim in rims_json(result.verified.devices) if result.verified else []:
+        out.print(f"reference values {rim['component']} {rim['product']} {rim['version']}")
+    if result.findings:
+        show_findings(result.findings, title="under the policy", every=every)
+    if result.error is not None:
+        out.print(str(result.error), style="bold red")
+        out.print("AUTHENTIC, BUT NOT ACCEPTED" if result.verified else "NOT AUTHENTIC", style="bold red")
+        return
+    out.print("AUTHENTIC", style="bold green")
+    if not result.findings:
+        out.print("NOT APPRAISED", style="bold yellow")
+    else:
+        out.print("ACCEPTED by the policy", style="bold green")
+        out.print(confidentiality_line(confidential=result.confidential))

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GPU evidence as auditors read it: files in, devices and reference values by name out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from attestation import strict_json
+from attestation.errors import AttestationError
+from attestation.gpu.chain import verify_chain
+from attestation.gpu.evidence import GpuDeviceEvidence
+from attestation.gpu.opaque import decode_opaque
+from attestation.gpu.rim import VerifiedRim
+from attestation.gpu.spdm import parse_report
+from attestation.gpu.verify import VerifiedDevice
+from attestation.trust.nvidia import NVIDIA_ANCHOR
+
+from .errors import UsageFault
+from .output import read_file
+
+MAX_EVIDENCE_LIST: Final = 2 * 1024 * 1024
+MAX_REPORT_FILE: Final = 64 * 1024
+_HEX: Final = re.compile(rb"[0-9a-fA-F\s]+")
+
+
+def read_report(path: Path) -> bytes:
+    """Read a report, raw, hex or base64, told apart by content."""
+    data = read_file(path, limit=MAX_REPORT_FILE)
+    text = b"".join(data.split())
+    if text and _HEX.fullmatch(text) and len(text) % 2 == 0:
+        return bytes.fromhex(text.decode("ascii"))
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return data
+
+
+def read_ocsp(path: Path) -> bytes:
+    """Read an OCSP response, DER or base64."""
+    data = read_file(path, limit=MAX_REPORT_FILE)
+    try:
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except binascii.Error:
+        return data
+
+
+def read_list(path: Path) -> list[GpuDeviceEvidence]:
+    """Read a JSON list of {"certificate", "evidence"} in base64, as collectors write it. Raises UsageFault."""
+    try:
+        value = strict_json.loads(read_file(path, limit=MAX_EVIDENCE_LIST), limit=MAX_EVIDENCE_LIST, what=path.name)
+    except AttestationError as e:
+        raise UsageFault(f"{path}: {e}") from None
+    items = value if isinstance(value, list) else value.get("evidences") if isinstance(value, dict) else None
+    if not isinstance(items, list) or not items:
+        raise UsageFault(f"{path}: not a list of GPU evidence")
+    return [_listed(item, path) for item in items]
+
+
+def _listed(item: object, path: Path) -> GpuDeviceEvidence:
+    try:
+        if not isinstance(item, dict):
+            raise TypeError
+        chain = base64.b64decode(item["certificate"], validate=True)
+        text = "".join(str(item["evidence"]).split())
+        report = bytes.fromhex(text) if re.fullmatch(r"[0-9a-fA-F]+", text) else base64.b64decode(text, validate=True)
+    except (KeyError, TypeError, ValueError):
+        raise UsageFault(f"{path}: every entry has certificate and evidence, in base64 or hex") from None
+    return GpuDeviceEvidence(kind=kind_of(report, chain), report=report, chain=chain, cc_state={})
+
+
+def kind_of(report: bytes, chain: bytes) -> str:
+    """Tell a GPU from a switch by its chain's names; what cannot be told is treated as a GPU and refused as one."""
+    _ = report
+    try:
+        verify_chain(chain, kind="switch", anchor=NVIDIA_ANCHOR)
+    except AttestationError:
+        return "gpu"
+    return "switch"
+
+
+def report_json(report: bytes, kind: str) -> dict[str, object]:
+    """Decode a report. Nothing is verified. Raises Malformed."""
+    parsed = parse_report(report, kind=kind)
+    opaque = decode_opaque(parsed.opaque, kind=kind)
+    return {
+        "kind": kind,
+        "nonce": parsed.nonce.hex(),
+        "measurements": len(parsed.measurements),
+        "driver": opaque.driver_version or None,
+        "vbios": opaque.vbios_version,
+        "mode": str(opaque.mode) if opaque.mode else None,
+        "fwid": opaque.fwid.hex() if opaque.fwid else None,
+        "unknown_fields": list(opaque.unknown),
+    }
+
+
+def device_json(device: VerifiedDevice) -> dict[str, object]:
+    """Give what was verified of one device."""
+    compared = device.measurements
+    return {
+        "kind": device.kind,
+        "chip": device.product,
+        "architecture": device.architecture,
+        "ueid": device.ueid,
+        "driver": device.driver_version or None,
+        "vbios": device.vbios_version,
+        "nonce": device.nonce.hex(),
+        "fwid": device.fwid.hex() if device.fwid else None,
+        "mode": str(device.mode) if device.mode else None,
+        "driver_rim_id": device.driver_rim_id or None,
+        "firmware_rim_id": device.firmware_rim_id,
+        "compared": len(compared.compared) if compared else 0,
+        "uncovered": list(compared.uncovered) if compared else None,
+        "mismatches": [
+            {"index": m.index, "golden": [g.hex() for g in m.golden], "found": m.found.hex(), "exempt": m.exempt}
+            for m in (compared.mismatches if compared else ())
+        ],
+        "revocation": [
+            {"certificate": s.name, "ocsp": s.ocsp is not None, "crl": s.crl is not None} for s in device.revocation
+        ],
+    }
+
+
+def rims_json(devices: Sequence[VerifiedDevice]) -> list[dict[str, object]]:
+    """Give the reference values that were used, each once."""
+    used: dict[bytes, VerifiedRim] = {rim.sha256: rim for device in devices for rim in device.rims}
+    return [
+        {
+            "component": rim.component,
+            "product": rim.product,
+            "version": rim.version,
+            "sha256": rim.sha256.hex(),
+            "window": rim.window.to_json(),
+        }
+        for rim in used.values()
+    ]
