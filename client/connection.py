@@ -140,6 +140,11 @@ class Connection:
         """Close the connection; the server sees the client go away."""
         self._stream.close()
 
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow: the last answer was read to its end and nobody wants to close."""
+        return self._http.our_state in (h11.DONE, h11.IDLE) and self._http.their_state in (h11.DONE, h11.IDLE)
+
     def peer_certificate(self) -> bytes | None:
         """Give the peer's certificate as DER, or None without TLS."""
         if not isinstance(self._stream, _Tls):

@@ -71,6 +71,11 @@ class Run:
         self._memory = memory
         self._first_epoch = attested.verified.epoch.number
 
+    @property
+    def run_id(self) -> bytes:
+        """The run's id, 32 bytes."""
+        return self._request.run_id
+
     def items(self) -> Iterator[Item]:
         """Send the request and give the answer's items as they arrive.
 

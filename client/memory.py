@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 
 from attestation.errors import Untrusted
@@ -21,6 +22,7 @@ class ReceiptMemory:
     def __init__(self, path: Path | None) -> None:
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.Lock()  # runs of a proxy end in threads of their own
         self._db = sqlite3.connect(path or ":memory:", timeout=BUSY_SECONDS, check_same_thread=False)
         with self._db:
             self._db.execute(
@@ -35,6 +37,10 @@ class ReceiptMemory:
 
     def remember(self, key: bytes, signed: SignedReceipt) -> None:
         """Keep a verified receipt. Raises Untrusted(ReceiptEquivocation) when it contradicts one that is kept."""
+        with self._lock:
+            self._remember(key, signed)
+
+    def _remember(self, key: bytes, signed: SignedReceipt) -> None:
         receipt = signed.receipt
         serial, digest = str(receipt.serial), receipt.hash
         with self._db:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sericin proxy TARGET`: a verified enclave as an OpenAI-compatible server on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+from aiohttp import web
+
+from ..attested import Attested, attest, wall_clock
+from ..errors import UsageFault
+from ..memory import ReceiptMemory
+from ..output import confidentiality_line, console, reports_errors
+from ..proxy import HOSTS, Proxy
+from ..settings import choose_policy, state_dir
+from ..target import parse_target
+from ..upstream import Upstream
+from .verify import TIMEOUT
+
+
+@click.command(name="proxy")
+@click.argument("target")
+@click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
+@click.option("--listen", default="127.0.0.1:10000", show_default=True, help="Loopback address and port.")
+@click.option("--token", envvar="SERICIN_PROXY_TOKEN", help="Callers must send this bearer token.")
+@reports_errors
+def command(target: str, policy_path: Path | None, listen: str, token: str | None) -> None:
+    """Offer the verified enclave at TARGET to this machine's programs: base URL http://LISTEN/v1.
+
+    Every request goes out sealed, on a connection that was verified under the policy; a model that is not confidential
+    says so in its name and in a header. Ends with Ctrl-C.
+    """
+    chosen = choose_policy(policy_path)
+    parsed = parse_target(target)
+    host, port = _address(listen)
+
+    def connect() -> Attested:
+        return attest(
+            parsed, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, timeout=TIMEOUT
+        )
+
+    first = connect()  # refuse at once what would be refused at the first request
+    memory = ReceiptMemory(state_dir() / "receipts.sqlite")
+    upstream = Upstream(connect, now=wall_clock, memory=memory)
+    upstream.give_back(first)
+    out = console(stderr=True)
+    out.print(f"{target} accepted under policy {chosen.policy.name}; listening on http://{host}:{port}/v1")
+    out.print(confidentiality_line(confidential=first.verdict.confidential))
+    try:
+        asyncio.run(_serve(Proxy(upstream, token=token), host, port))
+    finally:
+        upstream.close()
+        memory.close()
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if host not in HOSTS or not port.isdigit() or int(port) > 65535:
+        raise UsageFault(f"--listen takes a loopback address and a port, such as 127.0.0.1:10000, not {text}")
+    return host.strip("[]"), int(port)
+
+
+async def _serve(proxy: Proxy, host: str, port: int) -> None:
+    runner = web.AppRunner(proxy.application(), access_log=None, handler_cancellation=True, handle_signals=False)
+    await runner.setup()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        await web.TCPSite(runner, host, port).start()
+        await stopping.wait()
+    except OSError as e:
+        raise UsageFault(f"cannot listen on {host}:{port}: {e.strerror}") from None
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy with the real openai package: chat, completions, streams, refusals; and whom it lets in."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from aiohttp import web
+
+from client.memory import ReceiptMemory
+from client.proxy import Proxy
+from client.upstream import Upstream
+from tests.forged import MODEL
+from tests.served import Served, served
+
+SHOWN = f"{MODEL}@NOT-CONFIDENTIAL"
+
+
+class Running:
+    """A proxy in a thread in front of an enclave."""
+
+    def __init__(self, enclave: Served, *, token: str | None = None) -> None:
+        self.memory = ReceiptMemory(None)
+        self.upstream = Upstream(enclave.attest, now=enclave.now, memory=self.memory)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._runner = web.AppRunner(
+            Proxy(self.upstream, token=token).application(), access_log=None, handler_cancellation=True
+        )
+        self.port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+
+    async def _start(self) -> int:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+        self.upstream.close()
+        self.memory.close()
+
+
+@pytest.fixture(scope="module")
+def enclave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("enclave")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxy(enclave: Served) -> Iterator[Running]:
+    running = Running(enclave)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def caller(proxy: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=proxy.url, api_key="unused", max_retries=0, timeout=20) as made:
+        yield made
+
+
+def test_models_say_that_they_are_not_confidential(caller: openai.OpenAI) -> None:
+    assert [model.id for model in caller.models.list()] == [SHOWN]
+
+
+def test_a_chat_is_answered_with_usage_and_receipt(caller: openai.OpenAI) -> None:
+    raw = caller.chat.completions.with_raw_response.create(
+        model=SHOWN, messages=[{"role": "user", "content": "three plain words"}]
+    )
+    answer = raw.parse()
+    assert answer.choices[0].message.content == "three plain words"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
+    assert raw.headers["Sericin-Confidential"] == "false"
+    about: Any = answer.model_extra
+    assert about["sericin"]["receipt"] == raw.headers["Sericin-Receipt"]
+    assert about["sericin"]["confidential"] is False
+    assert answer.model == SHOWN
+
+
+def test_a_chat_streams(caller: openai.OpenAI) -> None:
+    stream = caller.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "one two three"}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "one two three"
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens > 3
+
+
+def test_completions_and_several_choices(caller: openai.OpenAI) -> None:
+    answer = caller.completions.create(model=MODEL, prompt="say it again", n=2, max_tokens=2)
+    assert [choice.text.strip() for choice in answer.choices] == ["say it", "say it"]
+    assert {choice.finish_reason for choice in answer.choices} == {"length"}
+
+
+async def test_an_async_caller_is_served(proxy: Running) -> None:
+    async with openai.AsyncOpenAI(base_url=proxy.url, api_key="x", max_retries=0) as caller:
+        asked = [
+            caller.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": f"number {i}"}])
+            for i in range(4)
+        ]
+        answers = await asyncio.gather(*asked)
+    assert [a.choices[0].message.content for a in answers] == [f"number {i}" for i in range(4)]
+
+
+def test_an_unknown_field_is_refused_by_name(caller: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as e:
+        caller.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], extra_body={"frobnicate": 1}
+        )
+    assert e.value.code == "unsupported_field"
+    assert e.value.param == "frobnicate"
+
+
+def test_an_unknown_model_is_not_found(caller: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        caller.chat.completions.create(model="other", messages=[{"role": "user", "content": "x"}])
+
+
+def test_a_refusal_before_a_stream_has_its_status(caller: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError):
+        caller.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True, max_tokens=10**6
+        )
+
+
+def test_a_full_enclave_is_a_429_with_a_hint(tmp_path: Path) -> None:
+    limits = {"max_request_bytes": 262144, "max_completion_tokens": 512, "queue_length": 1}
+    with served(tmp_path, delay=0.05, limits=limits) as slow:
+        running = Running(slow)
+        try:
+            with openai.OpenAI(base_url=running.url, api_key="x", max_retries=0) as caller:
+                message: Any = [{"role": "user", "content": "slow " * 60}]
+                first = caller.chat.completions.create(model=MODEL, messages=message, stream=True)
+                next(iter(first))
+                with pytest.raises(openai.RateLimitError) as e:
+                    caller.chat.completions.create(model=MODEL, messages=message)
+                assert int(e.value.response.headers["Retry-After"]) > 0
+                first.close()
+        finally:
+            running.close()
+
+
+def test_an_enclave_that_fails_verification_is_a_502(enclave: Served) -> None:
+    def refuse() -> Any:
+        return enclave.attest(runtime=enclave.policy_document()["runtime"] | {"engine": ["llama"]})
+
+    running = Running(enclave)
+    running.upstream._connect = refuse
+    try:
+        with (
+            openai.OpenAI(base_url=running.url, api_key="x", max_retries=0) as caller,
+            pytest.raises(openai.InternalServerError) as e,
+        ):
+            caller.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
+        assert e.value.code == "ConfigNotAllowed"
+    finally:
+        running.close()
+
+
+def raw(proxy: Running, headers: dict[str, str], *, path: str = "/v1/models", body: bytes | None = None) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    try:
+        connection.request("POST" if body is not None else "GET", path, body, headers | {"Connection": "close"})
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:10000"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_origins_are_kept_out(proxy: Running, headers: dict[str, str], status: int) -> None:
+    assert raw(proxy, headers) == status
+
+
+def test_a_token_is_asked_for_where_one_is_set(enclave: Served) -> None:
+    running = Running(enclave, token="sesame")
+    try:
+        assert raw(running, {}) == 401
+        assert raw(running, {"Authorization": "Bearer other"}) == 401
+        assert raw(running, {"Authorization": "Bearer sesame"}) == 200
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":7}', b'{"model":"echo","stream":"yes"}'])
+def test_what_is_no_request_is_a_400(proxy: Running, body: bytes) -> None:
+    assert raw(proxy, {}, path="/v1/chat/completions", body=body) == 400
+
+
+def test_the_verdict_can_be_read(proxy: Running) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    connection.request("GET", "/v1/sericin/verdict", headers={"Connection": "close"})
+    with connection.getresponse() as response:
+        document = json.loads(response.read())
+    assert document["accepted"] is True
+    assert document["confidential"] is False
