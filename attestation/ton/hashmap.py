@@ -59,3 +59,41 @@ def label_bits(label: int, length: int, most: int) -> tuple[int, int]:
     if width < length:
         return (2 << width | length) << length | label, 2 + width + length
     return ((ones << 1) << length) | label, 2 + 2 * length
+
+
+def items(root: Cell, bits: int, *, most: int, what: str, code: str) -> list[tuple[int, Slice]]:
+    """List a whole dictionary in the order of its keys, at most `most` entries.
+
+    Raises Malformed with `code`, also for a dictionary of which anything is pruned.
+    """
+    found: list[tuple[int, Slice]] = []
+    stack = [(root, 0, bits)]
+    while stack:
+        at, prefix, left = stack.pop()
+        node = Slice(at, what=what, code=code)
+        length, label = take_label(node, left)
+        left -= length
+        key = prefix << length | label
+        if left:
+            zero, one = node.ref("left"), node.ref("right")
+            stack += [(one, key << 1 | 1, left - 1), (zero, key << 1, left - 1)]
+            continue
+        if len(found) == most:
+            raise node.malformed("entries", want=f"at most {most}", got="more")
+        found.append((key, node))
+    return found
+
+
+def path_to(root: Cell, key: int, bits: int, *, what: str, code: str) -> list[Cell]:
+    """List the cells of the path that shows `key`, or that it is absent. Raises Malformed with `code`."""
+    at, left = root, bits
+    path = []
+    while True:
+        path.append(at)
+        node = Slice(at, what=what, code=code)
+        length, label = take_label(node, left)
+        left -= length
+        if not left or key >> left & ((1 << length) - 1) != label:
+            return path
+        left -= 1
+        at = at.refs[key >> left & 1]
