@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
@@ -74,6 +74,7 @@ class ModelRecord:
     settings: ModelSettings
     determinism: str
     selftest: bytes  # 32
+    _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def to_map(self) -> dict[int, object]:
         """Give the map that is hashed."""
@@ -86,8 +87,10 @@ class ModelRecord:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256(L(model-record) || CBOR(record)), 32 bytes."""
-        return sha256(label("model-record") + self.encode()).digest()
+        """SHA-256(L(model-record) || CBOR(record)), 32 bytes, computed once: every receipt names it."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", sha256(label("model-record") + self.encode()).digest())
+        return self._digest
 
     @classmethod
     def decode(cls, data: bytes) -> ModelRecord:
@@ -135,6 +138,7 @@ class BootMap:
     limits: Limits
     anchor_within: int  # seconds
     retention: int  # seconds
+    _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def encode(self) -> bytes:
         """Give the deterministic CBOR whose SHA-256 is the boot digest."""
@@ -158,8 +162,10 @@ class BootMap:
 
     @property
     def digest(self) -> bytes:
-        """The boot digest, 32 bytes."""
-        return sha256(self.encode()).digest()
+        """The boot digest, 32 bytes, computed once: every receipt names it."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", sha256(self.encode()).digest())
+        return self._digest
 
     @classmethod
     def decode(cls, data: bytes) -> BootMap:

@@ -125,19 +125,23 @@ def _require_plain(value: object, depth: int) -> None:
             _require_plain(item, depth + 1)
     elif kind is dict:
         _require_plain_map(value, depth)  # type: ignore[arg-type]  # a dict, by its exact type
-    elif kind not in (bytes, str, bool, type(None)):
+    elif kind not in _LEAVES:
         raise TypeError(f"not a plain type: {kind.__name__}")
 
 
 def _require_plain_map(value: Mapping[object, object], depth: int) -> None:
     kinds = {type(key) for key in value}
-    if not (kinds <= {int} or kinds <= {str}):
+    if kinds == {int}:
+        if min(value) < 0 or max(value) > MAX_UINT:  # type: ignore[type-var,operator]  # ints, by their exact types
+            raise ValueError("integer out of range")
+    elif kinds and kinds != {str}:
         raise TypeError("map keys must be all integers or all text")
-    for key, item in value.items():
-        _require_plain(key, depth + 1)
-        _require_plain(item, depth + 1)
+    for item in value.values():
+        if type(item) not in _LEAVES:
+            _require_plain(item, depth + 1)
 
 
+_LEAVES: Final = frozenset({bytes, str, bool, type(None)})
 _UINT_WIDTHS: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -257,7 +258,8 @@ class SealedRefusal:
 
 def token_bytes(ids: Iterable[int]) -> bytes:
     """Give token ids as u32 little-endian, concatenated."""
-    return b"".join(i.to_bytes(TOKEN_ID_SIZE, "little") for i in ids)
+    given = tuple(ids)
+    return struct.pack(f"<{len(given)}I", *given)
 
 
 def read_token_bytes(data: bytes) -> tuple[int, ...]:

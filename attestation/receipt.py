@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -23,6 +24,7 @@ MAX_BOC: Final = 2048
 MAX_CELLS: Final = 16
 MACHINE_CODES: Final = {"simulated": 0, "tdx": 1}
 _CODE: Final = "MalformedReceipt"
+_HEAD: Final = struct.Struct(">IBIQQB")  # tag, version, epoch, serial, issued_at, status: no padding with ">"
 
 
 class Status(IntEnum):
@@ -62,28 +64,25 @@ class Receipt:
     price: int  # nanograms
     account: bytes
     extension: Cell | None = None
+    _made: Cell | None = field(default=None, init=False, repr=False, compare=False)
 
     def cell(self) -> Cell:
-        """Give the cell tree."""
-        more = _hashes(self.tokens, self.transcript, self.nonce, self.request_id)
-        exchange = _builder(self.ciphertext, self.request, self.response).store_ref(more).end_cell()
-        identity = _builder(self.boot, self.image, self.model).store_uint(self.machine, 8).end_cell()
+        """Give the cell tree, made once."""
+        if self._made is None:
+            object.__setattr__(self, "_made", self._make())
+        if self._made is None:
+            raise RuntimeError("just made")
+        return self._made
+
+    def _make(self) -> Cell:
+        more = _cell(self.tokens + self.transcript + self.nonce + self.request_id)
+        exchange = _cell(self.ciphertext + self.request + self.response, more)
+        identity = _cell(self.boot + self.image + self.model + self.machine.to_bytes(1, "big"))
         counts = (self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens)
-        usage = Builder()
-        for count in counts:
-            usage.store_uint(count, 32)
-        usage.store_bytes(self.params).store_uint(self.finish, 8).store_uint(self.price, 64).store_bytes(self.account)
-        root = (
-            Builder()
-            .store_uint(TAG, 32)
-            .store_uint(VERSION, 8)
-            .store_uint(self.epoch, 32)
-            .store_uint(self.serial, 64)
-            .store_uint(self.issued_at, 64)
-            .store_uint(self.status, 8)
-            .store_bytes(self.previous)
-        )
-        root.store_ref(exchange).store_ref(identity).store_ref(usage.end_cell())
+        charged = self.finish.to_bytes(1, "big") + self.price.to_bytes(8, "big") + self.account
+        usage = _cell(b"".join(count.to_bytes(4, "big") for count in counts) + self.params + charged)
+        head = _HEAD.pack(TAG, VERSION, self.epoch, self.serial, self.issued_at, self.status) + self.previous
+        root = Builder().store_bytes(head).store_ref(exchange).store_ref(identity).store_ref(usage)
         cell: Cell = root.store_maybe_ref(self.extension).end_cell()
         return cell
 
@@ -179,15 +178,11 @@ class SignedReceipt:
             raise Untrusted("ReceiptSignatureInvalid", "receipt.signature") from None
 
 
-def _builder(*hashes: bytes) -> Builder:
-    builder = Builder()
-    for value in hashes:
-        builder.store_bytes(value)
-    return builder
-
-
-def _hashes(*hashes: bytes) -> Cell:
-    cell: Cell = _builder(*hashes).end_cell()
+def _cell(data: bytes, *refs: Cell) -> Cell:
+    builder = Builder().store_bytes(data)
+    for ref in refs:
+        builder.store_ref(ref)
+    cell: Cell = builder.end_cell()
     return cell
 
 

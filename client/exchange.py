@@ -65,6 +65,7 @@ class Run:
         self.sealed: SealedRequest | None = None
         self.body: ExchangeBody | None = None
         self.complete = False
+        self.received = 0  # bytes of the answer's body so far
         self._request = request
         self._reattest = reattest
         self._now = now
@@ -113,6 +114,7 @@ class Run:
             raise _Unanswered(f"the server refused with status {reply.status}, which nobody signed")
         try:
             for chunk in reply.body:
+                self.received += len(chunk)
                 for value in opener.feed(chunk):
                     item = read_item(value)
                     self.answer.add(item)
