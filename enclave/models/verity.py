@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers: which root would dm-verity have over this file?
+"""Answers: which root and which hash tree would dm-verity have over this file?
 
 Hash format 1, SHA-256, blocks of 4096 bytes, the fixed salt 00 01 ... 1f; the last block filled with zeros. The salt is
 public and fixed so that everybody computes the same root from the same file.
@@ -33,18 +33,33 @@ class VerityRoot:
             self._leaves += digest.digest()
         self._rest = bytes(view[whole:])
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks were taken, a started one included."""
+        return len(self._leaves) // 32 + bool(self._rest)
+
     def root(self) -> bytes:
         """Give the root, 32 bytes. Raises ValueError for an empty file, which has none."""
+        return self.tree()[0]
+
+    def tree(self) -> tuple[bytes, bytes]:
+        """Give (root, 32 bytes; hash area, whole blocks: the top level first, as veritysetup without a superblock).
+
+        Raises ValueError for an empty file, which has none.
+        """
         if self._rest:
             self.update(bytes(BLOCK - len(self._rest)))
         level = bytes(self._leaves)
         if not level:
             raise ValueError("an empty file has no verity root")
+        levels = []
         while len(level) > 32:
             above = bytearray()
+            level += bytes(-len(level) % BLOCK)
+            levels.append(level)
             for start in range(0, len(level), BLOCK):
                 digest = self._salted.copy()
-                digest.update(level[start : start + BLOCK].ljust(BLOCK, b"\0"))
+                digest.update(level[start : start + BLOCK])
                 above += digest.digest()
             level = bytes(above)
-        return level
+        return level, b"".join(reversed(levels))
