@@ -3,12 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from .errors import Malformed
 
 _CODE: Final = "MalformedConfig"
+
+
+@contextmanager
+def coded(code: str) -> Iterator[None]:
+    """Let what is read inside be refused with `code`, the document's own, in place of MalformedConfig."""
+    try:
+        yield
+    except Malformed as e:
+        if e.code != _CODE:
+            raise
+        raise Malformed(code, e.where, want=e.want, got=e.got) from None
 
 
 def fields(value: object, keys: Iterable[str], where: str) -> dict[str, object]:

@@ -22,7 +22,7 @@ _MALFORMED: Final = """
     MalformedQuote TrailingData ReservedNotZero UnsupportedVersion UnsupportedTeeType UnsupportedBodyType
     UnsupportedAttestationKeyType UnsupportedCertificationData UnknownQeVendor
     JsonInvalid JsonDuplicateKey JsonUnexpectedKey TcbInfoInvalid TcbInfoUnsupported QeIdentityInvalid
-    QeIdentityUnsupported MalformedEventLog MalformedFirmware MalformedImage
+    QeIdentityUnsupported MalformedEventLog MalformedFirmware MalformedImage MalformedShape
     MalformedGpuReport UnsupportedGpuReport MalformedOpaqueData MalformedRim MalformedOcsp MalformedCrl MalformedEat
     MalformedProof MalformedBlock MalformedAccount MalformedTrustPath MalformedRegistration
     MalformedGguf
@@ -39,7 +39,7 @@ _UNTRUSTED: Final = """
     QeTcbNotSupported
     ReportDataMismatch NonceMismatch BootDigestMismatch EpochDigestMismatch EpochExpired EpochNotYetValid EpochTooLong
     RuntimeLogMismatch EventLogReplayMismatch EventPayloadMismatch ConfigDigestMismatch OperatorDigestMismatch
-    ImageIdMismatch ManifestMismatch PeerKeyMismatch ChannelNotBound LivenessInvalid
+    ImageIdMismatch ManifestMismatch ManifestSignatureInvalid PeerKeyMismatch ChannelNotBound LivenessInvalid
     GpuReportSignatureInvalid GpuChainInvalid GpuFwidMismatch GpuNonceMismatch GpuSetMismatch GpuEvidenceMissing
     GpuDuplicateDevice GpuTopologyInvalid RimSignatureInvalid RimChainInvalid RimMismatch RimMissing
     OcspSignatureInvalid OcspMismatch OcspExpired OcspNotYetValid OcspRevoked OcspUnknown EatSignatureInvalid

@@ -34,6 +34,19 @@ def loads(data: bytes, *, limit: int, what: str) -> object:
         raise Malformed("JsonInvalid", what, want="JSON", got=type(e).__name__) from None
 
 
+def canonical(value: object) -> bytes:
+    """Encode in the one form that is hashed: keys sorted, no white space, ASCII alone, no floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def loads_canonical(data: bytes, *, limit: int, what: str) -> object:
+    """Decode a document and require its canonical encoding. Raises Malformed(JsonInvalid or JsonDuplicateKey)."""
+    value = loads(data, limit=limit, what=what)
+    if canonical(value) != data:
+        raise Malformed("JsonInvalid", what, want="canonical JSON: sorted keys, no white space", got="another encoding")
+    return value
+
+
 def _require_shallow(data: bytes, what: str) -> None:
     """Bound the nesting before the decoder recurses; brackets inside strings do not count.
 
