@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sericin doctor`: what can this host launch, and what would it take?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..doctor.check import Finding, Status, Wanted, examine
+from ..doctor.checks import CHECKS
+from ..doctor.host import Host
+
+EXIT_DIFFERENT = 1
+_MARKS = {
+    Status.OK: ("ok", "green"),
+    Status.FAILS: ("NO", "bold red"),
+    Status.UNSEEN: ("?", "bold yellow"),
+    Status.NOT_NEEDED: ("-", "dim"),
+}
+
+
+@click.command(name="doctor")
+@click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="QEMU to look at: a name or a path.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(qemu: str, *, as_json: bool) -> None:
+    """Check whether this host can launch enclaves, and say how to mend what is missing. Nothing is changed.
+
+    Run it as root: registers, the kernel's log and GPU modes are for root alone, and what cannot be seen does not hold.
+    Exit codes: 0 every check holds, 1 one does not.
+    """
+    findings = examine(CHECKS, Host(), Wanted(qemu=qemu))
+    ok = all(finding.holds for finding in findings)
+    if as_json:
+        click.echo(json.dumps(report(findings), indent=2, sort_keys=True))
+    else:
+        _show(findings)
+    if not ok:
+        raise SystemExit(EXIT_DIFFERENT)
+
+
+def report(findings: Sequence[Finding]) -> dict[str, object]:
+    """Give the documented JSON document: `ok`, `exit`, `checks`."""
+    ok = all(finding.holds for finding in findings)
+    return {"ok": ok, "exit": 0 if ok else EXIT_DIFFERENT, "checks": [finding.to_json() for finding in findings]}
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    tty = sys.stdout.isatty()
+    console = Console(width=None if tty else 240, soft_wrap=not tty, highlight=False, markup=False)
+    table = Table("", "check", "found", box=None, pad_edge=False)
+    for finding in findings:
+        word, style = _MARKS[finding.status]
+        table.add_row(Text(word, style=style), finding.name, Text(finding.found, overflow="fold"))
+        if finding.mend:
+            table.add_row("", "", Text(f"wanted: {finding.want}", style="dim"))
+            table.add_row("", "", Text(f"to mend: {finding.mend}"))
+    console.print(table)
+    counts = {status: sum(finding.status is status for finding in findings) for status in Status}
+    console.print(
+        f"\n{counts[Status.OK]} hold, {counts[Status.FAILS]} fail, {counts[Status.UNSEEN]} could not be looked at, "
+        f"{counts[Status.NOT_NEEDED]} are not needed"
+    )
+    if all(finding.holds for finding in findings):
+        console.print("This host can launch enclaves.", style="bold green")
+    else:
+        console.print("This host cannot launch enclaves.", style="bold red")
+        console.print("Without TDX, `sericin launch run SHAPE ... --emulate` runs an image for trial.")

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this a processor with TDX, and has the firmware turned all of it on?
+
+The registers are those that Intel's and Canonical's host reports read: IA32_TME_ACTIVATE (0x982), IA32_SEAMRR_PHYS_MASK
+(0x1401), IA32_MKTME_KEYID_PARTITIONING (0x87), the SGX MCHECK result (0xa0) and MSR_PLATFORM_INFO (0xce).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .check import Check, Outcome, Wanted, decides, fails
+from .host import Host
+
+_BIOS: Final = "in the firmware setup"
+
+
+def _cpu(host: Host, _: Wanted) -> Outcome:
+    lines = (host.text("/proc/cpuinfo") or "").splitlines()
+    fields = {name.strip(): value.strip() for name, found, value in (line.partition(":") for line in lines) if found}
+    model = fields.get("model name", "unknown processor")
+    if "tdx_host_platform" in fields.get("flags", "").split():
+        return decides(f"{model}, tdx_host_platform", good=True)
+    if fields.get("vendor_id") != "GenuineIntel":
+        return fails(
+            f"{model}, not an Intel processor", "use a host with a Xeon of the fourth generation or newer that has TDX"
+        )
+    return fails(f"{model} without tdx_host_platform")
+
+
+def _bit(host: Host, register: int, bit: int, *, want: int, name: str) -> Outcome:
+    value = host.msr(register)
+    if value is None:
+        return fails(f"this processor has no register {register:#x}")
+    got = value >> bit & 1
+    return decides(f"{name} is {got} ({register:#x} = {value:#x})", good=got == want)
+
+
+def _tme(host: Host, _: Wanted) -> Outcome:
+    return _bit(host, 0x982, 1, want=1, name="memory encryption")
+
+
+def _seam(host: Host, _: Wanted) -> Outcome:
+    return _bit(host, 0x1401, 11, want=1, name="SEAM range")
+
+
+def _production(host: Host, _: Wanted) -> Outcome:
+    return _bit(host, 0xCE, 27, want=0, name="pre-production")
+
+
+def _keys(host: Host, _: Wanted) -> Outcome:
+    value = host.msr(0x87)
+    if value is None:
+        return fails("this processor has no register 0x87")
+    return decides(f"{value >> 32} private keys", good=value >> 32 > 0)
+
+
+def _mcheck(host: Host, _: Wanted) -> Outcome:
+    value = host.msr(0xA0)
+    if value is None:
+        return fails("this processor has no register 0xa0")
+    return decides(f"MCHECK result {value:#x}", good=value == 0)
+
+
+CHECKS: Final = (
+    Check(
+        name="cpu.tdx",
+        want="the flag tdx_host_platform in /proc/cpuinfo",
+        mend=f"turn on TDX {_BIOS}, and boot a kernel that knows TDX hosts",
+        look=_cpu,
+    ),
+    Check(
+        name="bios.tme",
+        want="multi-key memory encryption on",
+        mend=f"turn on Total Memory Encryption and TME-MT {_BIOS}, TME bypass and memory integrity as its maker says",
+        look=_tme,
+    ),
+    Check(name="bios.seam", want="SEAM range on", mend=f"turn on the SEAM loader and TDX {_BIOS}", look=_seam),
+    Check(
+        name="bios.keys",
+        want="at least one private key",
+        mend=f"give TDX a share of the keys (TME-MT/TDX key split) {_BIOS}",
+        look=_keys,
+    ),
+    Check(
+        name="bios.sgx",
+        want="MCHECK result 0",
+        mend=f"turn on SGX {_BIOS}, do an SGX factory reset there, and update the firmware if it stays",
+        look=_mcheck,
+    ),
+    Check(
+        name="cpu.production",
+        want="a production processor",
+        mend="use a production processor: Intel certifies no other",
+        look=_production,
+    ),
+)
