@@ -26,10 +26,7 @@ class HygieneState:
 
 def apply_hygiene() -> HygieneState:
     """Set what can be set and say what holds. Raises OSError when dumps cannot be switched off."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    libc = forbid_dumps()
     os.umask(0o077)
     silence_libraries()
     return HygieneState(
@@ -37,6 +34,18 @@ def apply_hygiene() -> HygieneState:
         dumpable=bool(libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)),
         locked=_lock_memory(libc),
     )
+
+
+def forbid_dumps() -> ctypes.CDLL:
+    """Switch core dumps and debuggers off for this process; give the C library. Raises OSError.
+
+    A program that is executed starts dumpable again: every child that sees a request calls this itself.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+    return libc
 
 
 def _lock_memory(libc: ctypes.CDLL) -> bool:

@@ -22,7 +22,7 @@ TEXT = "/v1/completions"
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LlamaEngine]:
-    config = ModelConfig(name=NAME, path=small_model(), sha256=SHA256, context=512, slots=4, ubatch=128)
+    config = ModelConfig(name=NAME, path=small_model(), sha256=SHA256, context=512, slots=4, ubatch=128, threads=1)
     engine = LlamaEngine.load([config], clock=CLOCK)
     yield engine
     engine.close()

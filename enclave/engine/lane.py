@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from ..seams import EngineEvent, EventKind, FinishReason
 from .batch import Batch
 from .fair_queue import FairQueue
+from .logprobs import TokenLogprobs, measure
 from .native import NativeContext, NativeError, NativeModel
 from .plan import Plan
-from .sampling import Sampler
+from .prefixes import Slots
+from .sampling import GrammarDeadEnd, Sampler
 from .speed import Speed
 from .stream import ChoiceStream
 
@@ -34,7 +36,7 @@ class Run:
     started: bool = False
     cached: int = 0
     completion: int = 0
-    cancelled: bool = False
+    reasoning: int = 0
 
 
 @dataclass(slots=True, kw_only=True, repr=False, eq=False)
@@ -73,7 +75,7 @@ class Lane:
         self._chunk = chunk
         self._now = now
         self._batch = Batch(ubatch + slots, slots)
-        self._free = list(range(slots))
+        self._slots = Slots(context, slots, reuse=not model.recurrent, now=now)
         self._active: list[Sequence] = []  # in the order of admission
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
@@ -94,7 +96,6 @@ class Lane:
             self._finish(queued, events)
         run = self._runs.get(job_id)
         if run is not None:
-            run.cancelled = True
             self._end_run(run, FinishReason.CANCELLED, events)
 
     def fail_all(self, code: str, events: list[EngineEvent]) -> None:
@@ -140,14 +141,28 @@ class Lane:
         self.speed.note(prompt, decoded, time.perf_counter() - began)
 
     def drain(self) -> None:
-        """Wipe everything if nothing runs: called when the lane has become idle."""
+        """Wipe everything if nothing runs and no tenant's prefix is kept: called when the lane has become idle."""
         if self._dirty and self.idle:
-            self._context.wipe()
+            self._slots.expire()
             self._batch.wipe()
-            self._dirty = False
+            if self._slots.next_expiry is None:
+                self._context.wipe()
+                self._dirty = False
+
+    @property
+    def rest(self) -> float | None:
+        """How many seconds an idle lane may sleep before it must wipe something; None for as long as it likes."""
+        expiry = self._slots.next_expiry
+        return None if expiry is None else max(0.0, expiry - self._now())
+
+    def forget_prefixes(self) -> None:
+        """Let go of every tenant's prefix now."""
+        self._slots.expire(everything=True)
+        self.drain()
 
     def _expire(self, events: list[EngineEvent]) -> None:
         now = self._now()
+        self._slots.expire()
         late = [run for run in self._runs.values() if run.deadline <= now]
         for run in late:
             self._drop(run)
@@ -155,23 +170,26 @@ class Lane:
         events.extend(EngineEvent(job_id=run.job_id, kind=EventKind.FAILED, code="deadline") for run in late)
 
     def _admit(self, events: list[EngineEvent]) -> None:
-        """Put choices into free slots, the lowest first."""
-        while self._free:
+        """Put choices into free slots."""
+        while self._slots.free:
             run = self._halfway or self.queue.pop()
             if run is None:
                 return
+            slot, cached = self._slots.take(run.tenant, run.plan.prompt)
+            self._dirty = True
             if not run.started:
+                run.cached = cached
                 self._start(run, events)
             choice = run.plan.choices - run.waiting
             run.waiting -= 1
             self._halfway = run if run.waiting else None
-            slot = min(self._free)
-            self._free.remove(slot)
-            self._context.forget(slot)
-            self._dirty = True
-            stream = ChoiceStream(run.job_id, choice, run.plan, self._model)
-            sampler = Sampler(self._model, run.plan.sampling, choice=choice)
-            self._active.append(Sequence(run=run, slot=slot, stream=stream, sampler=sampler))
+            plan = run.plan
+            stream = ChoiceStream(run.job_id, choice, plan, self._model)
+            sampler = Sampler(
+                self._model, plan.sampling, choice=choice, grammar=plan.grammar, logits=plan.logprobs is not None
+            )
+            sampler.attach(self._context, slot)
+            self._active.append(Sequence(run=run, slot=slot, stream=stream, sampler=sampler, past=cached))
 
     def _start(self, run: Run, events: list[EngineEvent]) -> None:
         run.started = True
@@ -227,16 +245,25 @@ class Lane:
             self._context.forget(sequence.slot, sequence.mark)
 
     def _take_token(self, sequence: Sequence, events: list[EngineEvent]) -> None:
-        token = sequence.sampler.sample(self._context, sequence.index)
-        sequence.next_token = token
-        over = sequence.stream.push(token)
+        try:
+            token = sequence.sampler.sample(self._context, sequence.index)
+        except GrammarDeadEnd:
+            over = sequence.stream.end(FinishReason.LENGTH)
+        else:
+            sequence.next_token = token
+            over = sequence.stream.push(token, self._logprobs(sequence, token))
         sequence.stream.take(events)
         if over:
             self._retire(sequence, events)
 
+    def _logprobs(self, sequence: Sequence, token: int) -> TokenLogprobs | None:
+        top = sequence.run.plan.logprobs
+        return None if top is None else measure(self._context.logits(sequence.index), token, top)
+
     def _retire(self, sequence: Sequence, events: list[EngineEvent]) -> None:
         run = sequence.run
         run.completion += sequence.stream.count
+        run.reasoning += sequence.stream.reasoning
         run.open -= 1
         self._release(sequence)
         if not run.open:
@@ -246,8 +273,8 @@ class Lane:
     def _release(self, sequence: Sequence) -> None:
         self._active.remove(sequence)
         sequence.sampler.free()
-        self._context.forget(sequence.slot)
-        self._free.append(sequence.slot)
+        tokens = (*sequence.run.plan.prompt, *sequence.stream.ids)[: sequence.past]
+        self._slots.give_back(sequence.slot, sequence.run.tenant, tokens)
 
     def _end_run(self, run: Run, finish: FinishReason, events: list[EngineEvent]) -> None:
         """End every choice of a run that is in the slots."""
@@ -280,6 +307,7 @@ class Lane:
                 prompt_tokens=len(run.plan.prompt) if run.started else 0,
                 cached_tokens=run.cached,
                 completion_tokens=run.completion,
+                reasoning_tokens=run.reasoning,
             )
         )
 

@@ -13,6 +13,7 @@ from ..models.refusal import ModelRefused
 from ..seams import Admission, Clock, EngineEvent, EventKind, Job
 from .body import RequestRefused
 from .fair_queue import FairQueue
+from .grammar import GrammarMaker
 from .lane import Lane, Run
 from .library import ModelConfig, Weights, make_record
 from .native import NativeContext, NativeError, NativeModel
@@ -55,6 +56,7 @@ class LlamaEngine:
         self._loaded = threading.Event()
         self._error: BaseException | None = None
         self._outbox = Outbox()
+        self._grammars = GrammarMaker()
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
     @classmethod
@@ -83,6 +85,7 @@ class LlamaEngine:
             plan = make_plan(
                 request,
                 served.maker,
+                self._grammars,
                 context=served.context.context,
                 n_vocab=served.model.n_vocab,
                 most=config.max_tokens,
@@ -128,6 +131,7 @@ class LlamaEngine:
                 served.context.ask_abort(True)
             self._wake.notify()
         self._thread.join(timeout=60)
+        self._grammars.close()
 
     # ---- the engine's thread ----
 
@@ -154,7 +158,9 @@ class LlamaEngine:
                     return True
                 if self._closed:
                     return False
-                self._wake.wait()
+                rests = [rest for served in self._served.values() if (rest := served.lane.rest) is not None]
+                if not self._wake.wait(min(rests, default=None)) and rests:
+                    return True
 
     def _turn(self, served: _Served) -> None:
         """Let one model do one step, and hand over what came of it."""
@@ -195,7 +201,7 @@ class LlamaEngine:
         context = NativeContext(
             model,
             context=config.context,
-            slots=config.slots,
+            slots=config.slots + 1,  # one stays blank: its zeros overwrite the others
             batch=config.ubatch + config.slots,
             ubatch=config.ubatch,
             threads=config.resolved_threads(),
@@ -225,5 +231,6 @@ class LlamaEngine:
 
     def _free(self) -> None:
         for served in self._served.values():
+            served.lane.forget_prefixes()
             served.context.free()
             served.model.free()

@@ -175,9 +175,9 @@ class NativeContext:
         type_k: str = "f16",
         type_v: str = "f16",
         embeddings: bool = False,
-        unified: bool = False,
+        outputs: int = 1,
     ) -> None:
-        """Make a context of `slots` sequences of `context` tokens each."""
+        """Make a context of `slots` sequences of `context` tokens each, and `outputs` logits rows of one per batch."""
         params = lc.llama_context_default_params()
         params.n_ctx = context * slots
         params.n_batch = batch
@@ -186,10 +186,10 @@ class NativeContext:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = flash
         params.type_k, params.type_v = _TYPES[type_k], _TYPES[type_v]
-        params.kv_unified = unified
+        params.kv_unified = False
         params.embeddings = embeddings
         params.no_perf = True
-        params.n_outputs_max_per_seq = 1
+        params.n_outputs_max_per_seq = outputs
         if embeddings:
             params.pooling_type = lc.LLAMA_POOLING_TYPE_UNSPECIFIED
         self._abort = ctypes.create_string_buffer(2)
@@ -249,9 +249,19 @@ class NativeContext:
         if not lc.llama_memory_seq_rm(self.memory, slot, start, -1):
             raise NativeError("llama_memory_seq_rm")
 
-    def length(self, slot: int) -> int:
-        """Give the number of positions that `slot` holds."""
-        return int(lc.llama_memory_seq_pos_max(self.memory, slot)) + 1
+    def holds(self, slot: int, length: int) -> bool:
+        """Whether `slot` holds every position below `length`: a sliding window may have lost the first ones."""
+        first = int(lc.llama_memory_seq_pos_min(self.memory, slot))
+        return first == 0 and int(lc.llama_memory_seq_pos_max(self.memory, slot)) + 1 >= length
+
+    def overwrite(self, slot: int, blank: int) -> None:
+        """Replace every KV byte of `slot` by those of `blank`, a slot that was never used: by zeros.
+
+        llama.cpp copies whole streams before it computes the next batch; until then the bytes are still there.
+        """
+        self.forget(slot)
+        if not self._model.recurrent:
+            lc.llama_memory_seq_cp(self.memory, blank, slot, -1, -1)
 
     def wipe(self) -> None:
         """Zero the KV bytes of every sequence."""

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from .body import RequestRefused, invalid
+from .grammar import GrammarMaker, call_schema
 from .prompt import PromptMaker
 from .requests import CHAT, COMPLETIONS, EMBEDDINGS, Request
 from .sampling import Sampling
@@ -23,10 +25,17 @@ class Plan:
     sampling: Sampling
     logprobs: int | None
     echo: bytes = b""
+    grammar: str = ""
+    functions: tuple[str, ...] = ()  # the functions that an answer may call
+    parallel: bool = True
+    reasons: bool = False  # the model marks its reasoning with <think>
+    thinking: bool = False  # the prompt has opened that mark
     params: dict[str, int | str]
 
 
-def make_plan(request: Request, maker: PromptMaker, *, context: int, n_vocab: int, most: int) -> Plan:
+def make_plan(
+    request: Request, maker: PromptMaker, grammars: GrammarMaker, *, context: int, n_vocab: int, most: int
+) -> Plan:
     """Tokenize and resolve. `context` is the tokens of a slot, `most` the engine's limit on max_tokens.
 
     Raises RequestRefused: context_too_long when the prompt leaves no room for one token.
@@ -35,8 +44,10 @@ def make_plan(request: Request, maker: PromptMaker, *, context: int, n_vocab: in
         raise RequestRefused("unsupported_field", "input")
     chat = request.endpoint == CHAT
     source = "messages" if chat else "prompt"
+    callable_tools = request.tools if request.tool_choice.mode != "none" else ()
+    thinking = False
     if chat:
-        ids = maker.chat(request.messages, request.tools if request.tool_choice.mode != "none" else ())
+        ids, thinking = maker.chat(request.messages, callable_tools)
     else:
         ids = _text_ids(request, maker, n_vocab)
     if not ids:
@@ -47,9 +58,14 @@ def make_plan(request: Request, maker: PromptMaker, *, context: int, n_vocab: in
     if room < 1:
         raise RequestRefused("context_too_long", source)
     limit = min(request.max_tokens or most, most, room)
+    grammar = _grammar(request, grammars)
     params: dict[str, int | str] = {**request.sampling.params(), "n": request.choices, "max_tokens": limit}
     if request.stops:
         params["stop"] = len(request.stops)
+    if grammar:
+        params["grammar"] = hashlib.sha256(grammar.encode("utf-8")).hexdigest()
+    if request.logprobs is not None:
+        params["logprobs"] = request.logprobs
     return Plan(
         chat=chat,
         prompt=tuple(ids),
@@ -59,8 +75,22 @@ def make_plan(request: Request, maker: PromptMaker, *, context: int, n_vocab: in
         sampling=request.sampling,
         logprobs=request.logprobs,
         echo=_echo(request, maker),
+        grammar=grammar,
+        functions=tuple(tool.name for tool in callable_tools),
+        parallel=request.parallel_tool_calls,
+        reasons=chat and maker.reasons,
+        thinking=thinking,
         params=params,
     )
+
+
+def _grammar(request: Request, grammars: GrammarMaker) -> str:
+    """Give the grammar of a demanded form: of one call, or of JSON. Raises RequestRefused."""
+    if request.tool_choice.mode == "required":
+        if request.schema is not None:
+            raise invalid("response_format")
+        return grammars.make(call_schema(request.tools, request.tool_choice.name), field="tools")
+    return "" if request.schema is None else grammars.make(request.schema, field="response_format")
 
 
 def _text_ids(request: Request, maker: PromptMaker, n_vocab: int) -> list[int]:

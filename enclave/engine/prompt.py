@@ -17,7 +17,9 @@ from .body import invalid
 from .messages import Message
 from .native import NativeModel
 from .templates import ChatTemplate, Marks, arguments_of
-from .toolspec import ToolSpec
+from .toolspec import ToolSpec, told_in_words
+
+_OPEN_THINK = re.compile(r"<think>\s*\Z")
 
 
 class PromptMaker:
@@ -34,12 +36,15 @@ class PromptMaker:
         eos = model.text_of(model.eos).decode("utf-8", "replace") if model.eos >= 0 else ""
         self._bos = bos
         self._template = ChatTemplate(template, bos=bos, eos=eos) if template else None
+        self.reasons = template is not None and "<think>" in template
 
-    def chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
-        """Give the ids of a rendered chat. Raises RequestRefused."""
+    def chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[list[int], bool]:
+        """Give the ids of a rendered chat, and whether it ends inside the model's reasoning. Raises RequestRefused."""
         if self._template is None:
             raise invalid("messages")
         self._check_structure(messages, tools)
+        if not self._template.knows_tools:
+            messages, tools = told_in_words(messages, tools), ()
         marks = Marks([message.content for message in messages])
         with self._lock:
             rendered = self._template.render(messages, tools, marks)
@@ -49,7 +54,7 @@ class PromptMaker:
         ids: list[int] = []
         for piece, special in self._pieces(text, regions):
             ids += self._model.tokenize(piece.encode("utf-8"), special=special, bos=bos and not ids)
-        return ids
+        return ids, self.reasons and _OPEN_THINK.search(text) is not None
 
     def text(self, prompt: str) -> list[int]:
         """Give the ids of a bare text: no template, no control tokens."""

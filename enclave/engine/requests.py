@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers: what does this request ask for? The one reader of request bodies (table of fields: docs/inference.md)."""
+"""Answers: what does this request ask for? The one reader of request bodies (table of fields: docs/openai.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_STOP_BYTES = 256
 MAX_LOGPROBS = 20
 MAX_BIAS = 512
 MAX_INPUTS = 256
-_MAX_TOKENS = 1 << 31
+_MAX_TOKENS = 1 << 20  # more than any context that is served: a larger number is a mistake or an attack
 _SEED = 1 << 63
 
 _SAMPLING = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers: how is the next token chosen?
 
-Order of the chain, which docs/inference.md states and a replay repeats: logit bias, penalties, top-k, top-p, min-p,
+Order of the chain, which docs/openai.md states and a replay repeats: logit bias, penalties, top-k, top-p, min-p,
 temperature, draw with the seed. Temperature 0 is greedy: the first of the largest logits, after bias and penalties.
 """
 
@@ -43,11 +43,6 @@ class Sampling:
     def penalised(self) -> bool:
         """True when earlier tokens change the logits."""
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1.0
-
-    @property
-    def plain(self) -> bool:
-        """True when the choice is the largest logit as it is."""
-        return self.greedy and not self.penalised and not self.logit_bias
 
     def seed_of(self, choice: int) -> int:
         """Give the 32-bit seed of choice number `choice`."""
@@ -103,21 +98,26 @@ def build_chain(sampling: Sampling, n_vocab: int, choice: int) -> Handle:
     return chain
 
 
+class GrammarDeadEnd(Exception):
+    """No token of the vocabulary continues what the grammar allows."""
+
+
 class Sampler:
-    """Chooses the tokens of one sequence, on the host or inside the graph. Free it when the sequence ends."""
+    """Chooses the tokens of one sequence: inside the graph by default, on the host where a request needs its logits.
+
+    Both ways are the same chain, and on a CPU give the same tokens. Free it when the sequence ends.
+    """
 
     def __init__(
-        self,
-        model: NativeModel,
-        sampling: Sampling,
-        *,
-        choice: int = 0,
-        grammar: str = "",
+        self, model: NativeModel, sampling: Sampling, *, choice: int = 0, grammar: str = "", logits: bool = False
     ) -> None:
+        """`logits` says that somebody reads them beside us. Raises ValueError for a grammar that does not compile."""
         self._model = model
-        self._sampling = sampling
-        self._plain = sampling.plain and not grammar
-        self._chain: Handle = None if self._plain else build_chain(sampling, model.n_vocab, choice)
+        self._host = bool(grammar or sampling.logit_bias or sampling.penalised or logits)
+        self._context: NativeContext | None = None  # where the chain is attached
+        self._slot = -1
+        self._candidates: Handle = None
+        self._chain: Handle = build_chain(sampling, model.n_vocab, choice)
         self._grammar: Handle = None
         if grammar:
             self._grammar = lc.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
@@ -125,23 +125,31 @@ class Sampler:
                 self.free()
                 raise ValueError("grammar does not compile")
 
+    def attach(self, context: NativeContext, slot: int) -> None:
+        """Sample in the graph of `context` for `slot`, if the request and the backend allow that."""
+        if not self._host and context.attach(slot, self._chain):
+            self._context, self._slot = context, slot
+
     def sample(self, context: NativeContext, index: int) -> int:
-        """Choose from the logits of the batch's token `index`, and remember the choice."""
-        if self._plain:
-            return int(context.logits(index).argmax())
+        """Choose from the batch's token `index`, and remember the choice. Raises GrammarDeadEnd."""
+        if self._context is not None and (token := context.sampled(index)) >= 0:
+            return token
         if self._grammar is None:
             return int(lc.llama_sampler_sample(self._chain, context.handle, index))
         return self._constrained(context.logits(index))
 
     def _constrained(self, logits: Logits) -> int:
         """Sample freely first; only when the grammar says no, sample among what it allows."""
-        candidates = (lc.llama_token_data * self._model.n_vocab)()
-        token = self._choose(candidates, logits, constrained=False)
+        if self._candidates is None:
+            self._candidates = (lc.llama_token_data * self._model.n_vocab)()
+        token = self._choose(logits, constrained=False)
         if not self._allows(token):
-            token = self._choose(candidates, logits, constrained=True)
+            token = self._choose(logits, constrained=True)
+        # What the grammar does not allow must never be told to it: llama.cpp ends the process for that.
+        if not self._allows(token):
+            raise GrammarDeadEnd
         lc.llama_sampler_accept(self._grammar, token)
         lc.llama_sampler_accept(self._chain, token)
-        ctypes.memset(candidates, 0, ctypes.sizeof(candidates))
         return token
 
     def _allows(self, token: int) -> bool:
@@ -150,16 +158,22 @@ class Sampler:
         lc.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return bool(one[0].logit > float("-inf"))
 
-    def _choose(self, candidates: Handle, logits: Logits, *, constrained: bool) -> int:
-        fill_candidates(candidates, logits)
-        array = lc.llama_token_data_array(candidates, len(logits), -1, False)
+    def _choose(self, logits: Logits, *, constrained: bool) -> int:
+        fill_candidates(self._candidates, logits)
+        array = lc.llama_token_data_array(self._candidates, len(logits), -1, False)
         if constrained:
             lc.llama_sampler_apply(self._grammar, ctypes.byref(array))
         lc.llama_sampler_apply(self._chain, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
     def free(self) -> None:
-        """Give llama.cpp's memory back."""
+        """Detach, wipe and give llama.cpp's memory back."""
+        if self._context is not None:
+            self._context.attach(self._slot, None)
+            self._context = None
+        if self._candidates is not None:
+            ctypes.memset(self._candidates, 0, ctypes.sizeof(self._candidates))
+            self._candidates = None
         if self._chain is not None:
             lc.llama_sampler_free(self._chain)
             self._chain = None

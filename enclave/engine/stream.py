@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from ..seams import EngineEvent, EventKind, FinishReason
+from .logprobs import TokenLogprobs, chat_document, text_document
 from .native import NativeModel
 from .plan import Plan
 from .stops import TextOut
+from .toolcalls import CallReader
+
+_THINK, _END_THINK = b"<think>", b"</think>"
+_TAIL: Final = 16
 
 
 class ChoiceStream:
@@ -21,35 +27,68 @@ class ChoiceStream:
         self._model = model
         self._out = TextOut(plan.stops)
         self._text = plan.echo.decode("utf-8")
+        self._offset = len(self._text)  # characters before the next token, for the logprobs of a completion
+        self._calls = CallReader(plan.functions, parallel=plan.parallel) if plan.functions else None
+        self._detail: dict[str, object] = {}
         self._fresh: list[int] = []
-        self._logprobs: list[dict[str, object]] = []
-        self.count = 0
+        self._logprobs: list[TokenLogprobs] = []
+        self._tail = b""
+        self._thinking = plan.thinking
+        self.ids: list[int] = []
+        self.reasoning = 0
         self.finish: FinishReason | None = None
 
-    def push(self, token: int, logprobs: dict[str, object] | None = None) -> bool:
+    @property
+    def count(self) -> int:
+        """How many tokens were sampled."""
+        return len(self.ids)
+
+    def push(self, token: int, logprobs: TokenLogprobs | None = None) -> bool:
         """Take one sampled token; True when the choice is over."""
-        self.count += 1
+        self.ids.append(token)
         self._fresh.append(token)
         if token in self._model.ends:
             return self.end(FinishReason.STOP)
-        self._text += self._out.feed(self._model.piece(token))
+        piece = self._model.piece(token)
+        if self._plan.reasons:
+            self._think(piece)
+        self._say(self._out.feed(piece))
         if logprobs is not None:
             self._logprobs.append(logprobs)
         if self._out.stopped:
             return self.end(FinishReason.STOP)
-        if self.count >= self._plan.limit:
+        if len(self.ids) >= self._plan.limit:
             return self.end(FinishReason.LENGTH)
         return False
 
+    def _say(self, text: str) -> None:
+        self._text += self._calls.feed(text) if self._calls is not None and text else text
+
+    def _think(self, piece: bytes) -> None:
+        """Count tokens between the model's own tags, the tags included."""
+        before = self._thinking
+        self._tail = (self._tail + piece)[-_TAIL:]
+        opened, closed = self._tail.rfind(_THINK), self._tail.rfind(_END_THINK)
+        if opened >= 0 or closed >= 0:
+            self._thinking = opened > closed
+            self._tail = b""
+        self.reasoning += before or self._thinking
+
     def end(self, finish: FinishReason) -> bool:
         """Close the choice; what was held back comes out now."""
-        self._text += self._out.finish()
+        self._say(self._out.finish())
+        if self._calls is not None:
+            text, calls = self._calls.finish()
+            self._text += text
+            if calls and finish is FinishReason.STOP:
+                self._detail["tool_calls"] = [call.document(index) for index, call in enumerate(calls)]
+                finish = FinishReason.TOOL_CALLS
         self.finish = finish
         return True
 
     def take(self, events: list[EngineEvent]) -> None:
         """Append what is ready: a DELTA when there is something to say, and CHOICE_END when the choice is over."""
-        if self._text or self._logprobs or (self.finish and self._fresh):
+        if self._text or self._logprobs or self._detail or (self.finish and self._fresh):
             events.append(
                 EngineEvent(
                     job_id=self._job_id,
@@ -57,12 +96,11 @@ class ChoiceStream:
                     choice=self._choice,
                     text=self._text.encode("utf-8"),
                     tokens=tuple(self._fresh),
-                    detail=self._detail() if self._logprobs else b"",
+                    detail=self._details(),
                 )
             )
             self._text = ""
             self._fresh = []
-            self._logprobs = []
         if self.finish:
             events.append(
                 EngineEvent(
@@ -73,5 +111,18 @@ class ChoiceStream:
                 )
             )
 
-    def _detail(self) -> bytes:
-        return json.dumps({"logprobs": {"content": self._logprobs}}, ensure_ascii=False).encode("utf-8")
+    def _details(self) -> bytes:
+        if self._logprobs:
+            if self._plan.chat:
+                self._detail["logprobs"] = chat_document(self._logprobs, self._model)
+            else:
+                document = text_document(self._logprobs, self._model, self._offset)
+                self._offset += sum(
+                    len(self._model.text_of(e.token).decode("utf-8", "replace")) for e in self._logprobs
+                )
+                self._detail["logprobs"] = document
+            self._logprobs = []
+        if not self._detail:
+            return b""
+        detail, self._detail = self._detail, {}
+        return json.dumps(detail, ensure_ascii=False).encode("utf-8")

@@ -15,6 +15,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.sandbox
 from jinja2 import nodes
 
@@ -137,6 +138,7 @@ class ChatTemplate:
         environment.globals[_TICK] = self._tick
         try:
             tree = environment.parse(source)
+            self.knows_tools = "tools" in jinja2.meta.find_undeclared_variables(tree)
             self._guard(tree)
             self._template = environment.from_string(tree)
         except (jinja2.TemplateError, RecursionError, ValueError) as error:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import fields
 from .body import RequestRefused, invalid
+from .messages import Message
 
 MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -87,3 +89,35 @@ def _name(value: object, where: str) -> str:
     if type(value) is not str or not _NAME.fullmatch(value):
         raise invalid(where)
     return value
+
+
+_WORDS = """You can call functions. They are, as JSON:
+{tools}
+To call one, answer with nothing but
+<tool_call>
+{{"name": <function name>, "arguments": <object>}}
+</tool_call>
+"""
+
+
+def told_in_words(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[Message, ...]:
+    """Give the messages for a template that knows no tools: offers, calls and results as text of theirs.
+
+    The words are part of this release and of nobody's request (docs/openai.md), so that a replay repeats them.
+    """
+    told = tuple(_told(message) for message in messages)
+    if not tools:
+        return told
+    offer = _WORDS.format(tools="\n".join(json.dumps(tool.document(), ensure_ascii=False) for tool in tools))
+    if told[0].role in {"system", "developer"}:
+        return (replace(told[0], content=f"{told[0].content}\n\n{offer}"), *told[1:])
+    return (Message(role="system", content=offer), *told)
+
+
+def _told(message: Message) -> Message:
+    if message.role == "tool":
+        return Message(role="user", content=f"<tool_response>\n{message.content}\n</tool_response>")
+    if not message.calls:
+        return message
+    calls = [f'<tool_call>\n{{"name": "{c.name}", "arguments": {c.arguments}}}\n</tool_call>' for c in message.calls]
+    return Message(role=message.role, content="\n".join([message.content, *calls] if message.content else calls))
