@@ -15,6 +15,13 @@ def label(purpose: str) -> bytes:
     return LABEL_PREFIX + purpose.encode("ascii")
 
 
+def span(data: bytes, start: int, size: int, *, what: str, code: str) -> bytes:
+    """Take the `size` bytes from `start` on, of a structure that points into itself. Raises Malformed with `code`."""
+    if start < 0 or size < 0 or start + size > len(data):
+        raise Malformed(code, what, want=f"{size} bytes at {start}", got=f"{len(data)} bytes in all")
+    return data[start : start + size]
+
+
 class Reader:
     """Takes fields off untrusted bytes in order, and never past the end.
 
