@@ -14,7 +14,7 @@ enum {
     SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_ioctl = 16, SYS_nanosleep = 35, SYS_execve = 59,
     SYS_exit = 60, SYS_chdir = 80, SYS_mkdir = 83, SYS_unlink = 87, SYS_chroot = 161, SYS_mount = 165, SYS_finit_module = 313
 };
-enum { O_RDONLY = 0, O_RDWR = 2, O_CLOEXEC = 02000000 };
+enum { ENODEV = 19, O_RDONLY = 0, O_RDWR = 2, O_CLOEXEC = 02000000 };
 enum { MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_MOVE = 8192 };
 #define DM_CREATE 0xc138fd03UL /* _IOWR(0xfd, n, struct dm_ioctl), 312 bytes */
 #define DM_SUSPEND 0xc138fd06UL
@@ -66,6 +66,11 @@ static u64 length(const char *text) {
     while (text[n]) n++;
     return n;
 }
+static int same(const char *one, const char *other, u64 size) {
+    for (u64 i = 0; i < size; i++)
+        if (one[i] != other[i]) return 0;
+    return 1;
+}
 static char *append(char *to, const char *text) {
     while (*text) *to++ = *text++;
     *to = 0;
@@ -116,7 +121,8 @@ static void load_modules(void) {
         append(append_number(end, (u64)i), ".ko");
         long fd = call(SYS_open, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
         if (fd < 0) return;
-        require(call(SYS_finit_module, fd, (long)"", 0, 0, 0), "cannot load ", path);
+        long result = call(SYS_finit_module, fd, (long)"", 0, 0, 0);
+        if (result != -ENODEV) require(result, "cannot load ", path); /* tdx_guest, where there is no TDX */
         call(SYS_close, fd, 0, 0, 0, 0);
         call(SYS_unlink, (long)path, 0, 0, 0, 0); /* its memory is wanted for models */
     }
@@ -129,10 +135,9 @@ static const char *word(char *line, const char *name, char *to, u64 size) {
         while (*at == ' ' || *at == '\n') at++;
         char *end = at;
         while (*end && *end != ' ' && *end != '\n') end++;
-        u64 same = 0;
-        while (same < wanted && at[same] == name[same]) same++;
-        if (same == wanted) {
-            u64 n = (u64)(end - at) - wanted;
+        u64 n = (u64)(end - at);
+        if (n >= wanted && same(at, name, wanted)) {
+            n -= wanted;
             if (found++ || !n || n >= size) refuse("the command line has no single ", name, 0);
             memcpy(to, at + wanted, n);
             to[n] = 0;
@@ -143,14 +148,15 @@ static const char *word(char *line, const char *name, char *to, u64 size) {
     return to;
 }
 
-/* Give the path of the disk whose serial is "root". */
-static void find_root(char *path) {
+/* Give the path of the disk with this serial. */
+static void find_disk(const char *wanted, char *path) {
     char file[] = "/sys/block/vda/serial", serial[32];
+    u64 size = length(wanted);
     struct { long seconds, nanoseconds; } pause = {0, 50000000};
     for (int step = 0; step < WAIT_STEPS; step++) {
         for (char letter = 'a'; letter <= 'z'; letter++) {
             file[13] = letter;
-            if (read_file(file, serial, sizeof serial) == 4 && *(u32 *)serial == 0x746f6f72) { /* "root" */
+            if (read_file(file, serial, sizeof serial) == (long)size && same(serial, wanted, size)) {
                 append(path, "/dev/vda");
                 path[7] = letter;
                 return;
@@ -158,7 +164,7 @@ static void find_root(char *path) {
         }
         call(SYS_nanosleep, (long)&pause, 0, 0, 0, 0);
     }
-    refuse("no disk has the serial ", "root", 0);
+    refuse("no disk has the serial ", wanted, 0);
 }
 
 static void dm_call(long control, u64 request, const char *what) {
@@ -169,8 +175,8 @@ static void dm_call(long control, u64 request, const char *what) {
     require(call(SYS_ioctl, control, (long)request, (long)&dm, 0, 0), "dm-verity: ", what);
 }
 
-/* Give the path of a dm-verity device over `disk`. */
-static void open_verity(const char *disk, const char *root, u64 blocks, char *path) {
+/* Give the path of a dm-verity device over `data`, whose hash tree is `tree`. */
+static void open_verity(const char *data, const char *tree, const char *root, u64 blocks, char *path) {
     long control = require(call(SYS_open, (long)"/dev/mapper/control", O_RDWR | O_CLOEXEC, 0, 0, 0),
                            "cannot open ", "/dev/mapper/control");
     dm_call(control, DM_CREATE, "cannot create");
@@ -180,8 +186,8 @@ static void open_verity(const char *disk, const char *root, u64 blocks, char *pa
     dm.head.target_count = 1;
     dm.target.length = blocks * (BLOCK / 512);
     append(dm.target.type, "verity");
-    char *end = append(append(append(append(append(dm.params, "1 "), disk), " "), disk), " 4096 4096 ");
-    end = append(append_number(append(append_number(end, blocks), " "), blocks), " sha256 ");
+    char *end = append(append(append(append(append(dm.params, "1 "), data), " "), tree), " 4096 4096 ");
+    end = append(append_number(end, blocks), " 0 sha256 ");
     append(append(append(end, root), " " SALT), " 1 panic_on_corruption");
     dm_call(control, DM_TABLE_LOAD, "cannot load the table");
     memset(&dm, 0, sizeof dm);
@@ -191,22 +197,23 @@ static void open_verity(const char *disk, const char *root, u64 blocks, char *pa
 }
 
 static void __attribute__((noreturn, used)) start(void) {
-    static char line[4096], root[65], number[20], disk[16], device[32];
+    static char line[4096], root[65], number[20], data[16], tree[16], device[32];
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC);
     console = (int)call(SYS_open, (long)"/dev/console", O_RDWR, 0, 0, 0);
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC);
     require(read_file("/proc/cmdline", line, sizeof line), "cannot read ", "/proc/cmdline");
-    if (length(word(line, "sericin.root=", root, sizeof root)) != 64) refuse("the root hash has not 64 digits", "", 0);
+    if (length(word(line, "roothash=", root, sizeof root)) != 64) refuse("the root hash has not 64 digits", "", 0);
     u64 blocks = 0;
-    for (const char *at = word(line, "sericin.blocks=", number, 11); *at; at++) {
-        if (*at < '0' || *at > '9') refuse("not a number: sericin.blocks=", number, 0);
+    for (const char *at = word(line, "rootblocks=", number, 11); *at; at++) {
+        if (*at < '0' || *at > '9') refuse("not a number: rootblocks=", number, 0);
         blocks = blocks * 10 + (u64)(*at - '0');
     }
     load_modules();
-    find_root(disk);
+    find_disk("rootfs", data);
+    find_disk("verity", tree);
     say("root hash ", root, 0);
-    open_verity(disk, root, blocks, device);
+    open_verity(data, tree, root, blocks, device);
     mount(device, "/root", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV);
     require(call(SYS_mount, (long)"/dev", (long)"/root/dev", 0, MS_MOVE, 0), "cannot move ", "/dev");
     require(call(SYS_mount, (long)"/proc", (long)"/root/proc", 0, MS_MOVE, 0), "cannot move ", "/proc");

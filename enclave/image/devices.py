@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which disks, ports and address does an image expect of its launcher? One list for both ends (docs/image.md, Devices).
+"""What does an image expect of its launcher? Disks, ports and address, one list for both ends (docs/image.md).
 
-Disks are virtio-blk devices known by their serial, ports are virtio-serial ports known by their name.
+Disks are virtio-blk devices known by their serial, the words of a shape's `holds`. Ports are virtio-serial ports.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-ROOT_DISK: Final = "root"  # the root file system and its hash tree, read-only
-DOCUMENTS_DISK: Final = "documents"  # manifest, config and operator document, read-only (enclave.image.disks)
-MODEL_DISK: Final = "model{}"  # model0, model1, ...: in the order of the config's models, read-only
-STATE_DISK: Final = "state"  # a simulated machine's authorities, read-only; absent on a real machine
+CONFIG_DISK: Final = "config"
+OPERATOR_DISK: Final = "operator"
+MANIFEST_DISK: Final = "manifest"
+LEDGER_DISK: Final = "ledger"
+STATE_DISK: Final = "state"
 
-HEALTH_PORT: Final = "sericin.health"  # JSON lines, out of the guest only
-LEDGER_PORT: Final = "sericin.ledger"  # ledger records, out of the guest only
+HEALTH_PORT: Final = "sericin.health"  # JSON lines, out of the guest only: where there is no vsock
+HEALTH_VSOCK: Final = 9400  # port of a vsock listener that says the same line to whoever connects, and closes
 
 GUEST_ADDRESS: Final = "10.0.2.15"  # what QEMU's user-mode network gives its only guest
 GUEST_NETMASK: Final = "255.255.255.0"
-HTTP_PORT: Final = 8480
-RA_TLS_PORT: Final = 8443
+
+
+def model_disk(index: int) -> str:
+    """Give the serial of the disk that holds the config's model number `index`, from 0."""
+    return f"model{index}" if index else "model"
