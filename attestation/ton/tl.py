@@ -16,12 +16,14 @@ def take_bytes(reader: Reader, field: str, *, limit: int, code: str) -> bytes:
     """Take a TL `bytes` of at most `limit` bytes in its one encoding. Raises Malformed."""
     size = reader.u8(field)
     head = 1
+    if size == 255:  # for more than 16 MiB
+        raise Malformed(code, field, want=f"at most {limit} bytes", got="a longer form")
     if size == 254:
         size = reader.uint(3, field, "little")
         head = 4
         if size < 254:
             raise Malformed(code, field, want="the short form", got=size)
-    if size > limit or size == 255:
+    if size > limit:
         raise Malformed(code, field, want=f"at most {limit} bytes", got=size)
     data = reader.take(size, field)
     if any(reader.take(-(head + size) % 4, field)):

@@ -12,7 +12,7 @@ from pytoniq_core.boc.builder import Builder
 from pytoniq_core.boc.cell import Cell
 from pytoniq_core.tlb.account import Account
 
-from .ton_cells import bag, dictionary, end, maybe_dictionary
+from .ton_cells import bag, dictionary, end, maybe_dictionary, merkle_update
 
 MASTERCHAIN: Final = -1
 WHOLE: Final = 1 << 63
@@ -75,9 +75,10 @@ def link_to(made: Made | None) -> Cell:
 
 
 def make_block(
-    plan: Plan, *, previous: Made | None, master: Made | None, old_state: Cell, state: Cell, update: Cell, custom: Cell
+    plan: Plan, header: Plan, *, previous: Made | None, master: Made | None, state: Cell, custom: Cell
 ) -> Made:
-    """Put a block together; `custom` is the `Maybe ^McBlockExtra` to append."""
+    """Put the block of `plan` together, its header by `header`; `custom` is the `Maybe ^McBlockExtra` to append."""
+    old_state = previous.state if previous else Builder().end_cell()
     flow = Builder().store_uint(0xB8E48DFB, 32).store_ref(_several(4)).store_cell(_NOTHING).store_ref(_several(4))
     extra = Builder().store_uint(0x4A33F6FD, 32)
     extra.store_ref(Builder().store_uint(0, 1 + 4 + 5).end_cell())  # in_msg_descr
@@ -85,9 +86,9 @@ def make_block(
     extra.store_ref(Builder().store_uint(0, 1 + 5).end_cell())  # account_blocks
     seed = sha256(old_state.hash + state.hash).digest()
     extra.store_bytes(seed).store_bytes(bytes(32)).store_cell(custom)
-    block = Builder().store_uint(0x11EF55AA, 32).store_int(plan.global_id, 32)
-    block.store_ref(_info(plan, previous, master)).store_ref(flow.end_cell())
-    cell = block.store_ref(update).store_ref(extra.end_cell()).end_cell()
+    block = Builder().store_uint(0x11EF55AA, 32).store_int(header.global_id, 32)
+    block.store_ref(_info(header, previous, master)).store_ref(flow.end_cell())
+    cell = block.store_ref(merkle_update(old_state, state)).store_ref(extra.end_cell()).end_cell()
     ref = BlockRef(
         workchain=plan.workchain,
         shard=plan.shard,

@@ -43,7 +43,7 @@ from .ton_blocks import (
     master_state_extra,
     shard_hashes,
 )
-from .ton_cells import bag, merkle_proof, merkle_update, way_down
+from .ton_cells import bag, merkle_proof, way_down
 from .ton_validators import Validators, tl_bytes
 
 __all__ = ["GLOBAL_ID", "AccountAnswer", "Bends", "BlockRef", "TonChain", "active_account"]
@@ -53,7 +53,6 @@ _FORWARD: Final = bytes.fromhex("1cce0f52")
 _BACK: Final = bytes.fromhex("ef7e1bef")
 _PARTIAL_PROOF: Final = bytes.fromhex("c1d2d08e")
 _BOOL: Final = (bytes.fromhex("379779bc"), bytes.fromhex("b5757299"))
-_EMPTY: Final = Builder().end_cell()
 
 Accounts = Mapping[tuple[int, bytes], bytes]  # (workchain, address) -> bag of one Account
 
@@ -184,9 +183,10 @@ class TonChain:
             }
             state = make_state(_bent(plan, bends.shard_state), inside)
             made.append(
-                _block(
+                make_block(
+                    plan,
                     _bent(plan, bends.shard_header),
-                    before=before.shards[number] if before else None,
+                    previous=before.shards[number] if before else None,
                     master=before.master if before else None,
                     state=state,
                     custom=Builder().store_uint(0, 1).end_cell(),
@@ -209,9 +209,10 @@ class TonChain:
         last_key = next((made for made in reversed(history) if made.plan.key_block), None)
         inside = {address: boc for (workchain, address), boc in accounts.items() if workchain == MASTERCHAIN}
         extra = master_state_extra(tops, config, history, plan, last_key)
-        return _block(
+        return make_block(
+            plan,
             _bent(plan, bends.header),
-            before=before.master if before else None,
+            previous=before.master if before else None,
             master=None,
             state=make_state(_bent(plan, bends.state), inside, custom=extra),
             custom=master_block_extra(tops, config if plan.key_block else None),
@@ -280,12 +281,6 @@ class TonChain:
         """Give the links from key block `source` over every key block between to `target`."""
         stops = [source, *(n for n in range(source + 1, target) if self.is_key_block(n)), target]
         return [self.forward_link(a, b, simplex=simplex) for a, b in pairwise(stops)]
-
-
-def _block(plan: Plan, *, before: Made | None, master: Made | None, state: Cell, custom: Cell) -> Made:
-    old = before.state if before else _EMPTY
-    update = merkle_update(old, state)
-    return make_block(plan, previous=before, master=master, old_state=old, state=state, update=update, custom=custom)
 
 
 def _bent(plan: Plan, bends: Mapping[str, Any]) -> Plan:
