@@ -11,7 +11,7 @@ import pytest
 from attestation.errors import AttestationError
 
 
-def refuse(code: str, where: str, check: Callable[..., Any], *arguments: Any, **keywords: Any) -> AttestationError:
+def refuse(code: str, where: str, check: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> AttestationError:
     """Require that `check(*arguments, **keywords)` raises `code` at a place whose name has `where` in it."""
     with pytest.raises(AttestationError) as refusal:
         check(*arguments, **keywords)
