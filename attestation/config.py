@@ -19,6 +19,7 @@ MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 MAX_COMPLETION_TOKENS: Final = 1 << 20
 MAX_QUEUE_LENGTH: Final = 4096
 MAX_GPUS: Final = 16
+MAX_DISK_BLOCKS: Final = 1 << 32  # 16 TiB
 _YEAR: Final = 366 * 24 * 3600
 _CODE: Final = "MalformedConfig"
 
@@ -43,11 +44,20 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPin:
+    """The disk on which an image finds a model: dm-verity root and size of its file system (docs/image.md, Model disk)."""
+
+    root: bytes  # 32
+    blocks: int  # of 4096 bytes; the hash tree follows them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPin:
-    """One model by name and the SHA-256 of its file."""
+    """One model by name and the SHA-256 of its file, and inside an image by its disk."""
 
     name: str
     sha256: bytes  # 32
+    disk: DiskPin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,10 +119,20 @@ def _engine(value: object) -> EngineConfig:
 
 
 def _model(value: object, where: str) -> ModelPin:
-    m = document.fields(value, ("name", "sha256"), where)
+    keys = ("name", "sha256", "disk") if isinstance(value, dict) and "disk" in value else ("name", "sha256")
+    m = document.fields(value, keys, where)
     return ModelPin(
         name=document.text(m["name"], f"{where}.name", limit=64),
         sha256=document.digest(m["sha256"], f"{where}.sha256", size=32),
+        disk=_disk(m["disk"], f"{where}.disk") if "disk" in m else None,
+    )
+
+
+def _disk(value: object, where: str) -> DiskPin:
+    m = document.fields(value, ("root", "blocks"), where)
+    return DiskPin(
+        root=document.digest(m["root"], f"{where}.root", size=32),
+        blocks=document.integer(m["blocks"], f"{where}.blocks", low=1, high=MAX_DISK_BLOCKS),
     )
 
 
