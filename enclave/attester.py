@@ -203,6 +203,19 @@ class Attester:
             gpu = self._gpu_evidence(NONCE_CLIENT, epoch.digest + nonce)
         return self._quote(epoch.encoded, epoch.digest, spki_of(epoch.tls_key), gpu, nonce=nonce).encode()
 
+    def recheck_gpus(self, epoch: Epoch) -> None:
+        """Judge the GPUs again, over a nonce that never leaves this process. Raises GpuUnavailable.
+
+        A driver reloaded, a GPU reset, replaced or put into developer mode since the boot gate shows here.
+        """
+        if not self._gate:
+            return
+        nonce = gpu_nonce(NONCE_CLIENT, epoch.digest + secrets.token_bytes(32))
+        devices, endorsements = self._collect(nonce)
+        if sorted(d.chain for d in devices) != sorted(d.chain for d in self._gate):
+            raise GpuUnavailable("other devices answer than passed the boot gate: start the enclave again")
+        self._judge(devices, endorsements, nonce)
+
     def _quote(
         self, epoch: bytes, keyset: bytes, spki: bytes, gpu: GpuEvidence | None, *, nonce: bytes | None
     ) -> Evidence:

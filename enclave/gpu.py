@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,9 @@ MAX_REPORT: Final = 0x2000
 MAX_CHAIN: Final = 0x1400
 MAX_DEVICES: Final = 16
 _KINDS: Final = {"rims": ".xml", "ocsp": ".ocsp", "crls": ".crl"}
+PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
+_NVIDIA: Final = "0x10de"
+_DISPLAY: Final = ("0x0300", "0x0302")  # VGA and 3D controllers
 _STATE: Final = ("cc_feature", "dev_tools", "environment", "multi_gpu_mode", "ready")
 Ask = Callable[[Sequence[str]], bytes]
 
@@ -26,9 +30,13 @@ Ask = Callable[[Sequence[str]], bytes]
 class NvmlGpuSource:
     """The GpuEvidenceSource seam over a child process that speaks NVML."""
 
-    def __init__(self, *, endorsements: Path = ENDORSEMENTS, ask: Ask | None = None) -> None:
+    def __init__(
+        self, *, endorsements: Path = ENDORSEMENTS, ask: Ask | None = None, present: Callable[[], int] | None = None
+    ) -> None:
         self._endorsements = endorsements
         self._ask = ask or _ask_child
+        self._present = present or (lambda: count_gpus(PCI_DEVICES))
+        self._one_at_a_time = threading.Lock()  # a GPU answers one SPDM request at a time
 
     def collect(self, nonce: bytes) -> tuple[GpuReport, ...]:
         """Collect one report of every device over `nonce` (32 bytes). Raises GpuUnavailable."""
@@ -38,6 +46,10 @@ class NvmlGpuSource:
         devices = answer.get("devices")
         if not isinstance(devices, list) or not 1 <= len(devices) <= MAX_DEVICES:
             raise GpuUnavailable("NVML lists no GPU that is in confidential mode")
+        present = self._present()
+        if present != len(devices):
+            counts = f"the PCI bus has {present} NVIDIA GPUs, {len(devices)} gave evidence"
+            raise GpuUnavailable(f"{counts}: one has failed or is missing; see the driver log")
         return tuple(_report(device) for device in devices)
 
     def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:  # noqa: ARG002 - the seam's
@@ -54,7 +66,8 @@ class NvmlGpuSource:
 
     def _answer(self, arguments: Sequence[str]) -> dict[str, object]:
         try:
-            answer = json.loads(self._ask(arguments))
+            with self._one_at_a_time:
+                answer = json.loads(self._ask(arguments))
         except ValueError:
             raise GpuUnavailable("the NVML child gave no answer") from None
         if not isinstance(answer, dict):
@@ -62,6 +75,18 @@ class NvmlGpuSource:
         if "error" in answer:
             raise GpuUnavailable(str(answer["error"])[:300])
         return answer
+
+
+def count_gpus(pci_devices: Path) -> int:
+    """Count NVIDIA's display controllers on the PCI bus: NVML does not list one that has failed."""
+    found = 0
+    for device in pci_devices.glob("*"):
+        try:
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+        except OSError:
+            continue  # went away meanwhile: NVML's count differs then
+        found += vendor == _NVIDIA and kind[:6] in _DISPLAY
+    return found
 
 
 def _ask_child(arguments: Sequence[str]) -> bytes:

@@ -24,6 +24,7 @@ class Happening(StrEnum):
     EPOCH = "epoch"
     EPOCH_DROPPED = "epoch_dropped"
     EPOCH_FAILED = "epoch_failed"
+    GPU_REFUSED = "gpu_refused"
     RUN = "run"
     REFUSED = "refused"
     BATCH = "batch"

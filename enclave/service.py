@@ -14,6 +14,7 @@ from .seams import GpuUnavailable, QuoteUnavailable
 
 TICK_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 30.0  # after an epoch that could not be made
+GPU_CHECK_SECONDS: Final = 600.0  # how often the GPUs are judged again
 DRAIN_SECONDS: Final = 10.0  # for runs under way when the enclave stops
 
 
@@ -27,6 +28,8 @@ class Service:
         self._routes = Routes(booted.desk)
         self._doors = Doors(self._routes, booted.floor.epochs, booted.floor.metrics)
         self._next_try = 0.0
+        self._gpus_checked = booted.floor.clock.boot()
+        self.failed = asyncio.Event()  # set when the GPUs are refused: nothing is served from then on
         self._tending: asyncio.Task[None] | None = None
 
     @property
@@ -52,6 +55,9 @@ class Service:
     async def tend(self) -> None:
         """Do what is due: drop keys, renew the epoch, close batches, bring the ledger to the disk."""
         floor, now = self._floor, self._floor.clock.boot()
+        await self._check_gpus(now)
+        if self.failed.is_set():
+            return
         for number in floor.epochs.drop_expired(boot_now=now):
             floor.journal.write(Happening.EPOCH_DROPPED, number=number)
         if floor.epochs.due(boot_now=now) and now >= self._next_try:
@@ -61,6 +67,22 @@ class Service:
             await asyncio.to_thread(self.booted.ledger.sync)
         except OSError as e:
             floor.journal.write(Happening.LEDGER_ERROR, code=type(e).__name__)
+
+    async def _check_gpus(self, now: float) -> None:
+        """Judge the GPUs again when it is time; from the first refusal on, nothing is served any more."""
+        if self.failed.is_set() or now - self._gpus_checked < GPU_CHECK_SECONDS:
+            return
+        try:
+            await asyncio.to_thread(self.booted.attester.recheck_gpus, self._floor.epochs.current)
+        except Exception as e:
+            self._floor.admission.closing = True
+            self._floor.epochs.wipe()
+            self._routes.cut_short()
+            self._floor.journal.write(Happening.GPU_REFUSED, code=type(e).__name__[:48])
+            self.failed.set()
+            if not isinstance(e, GpuUnavailable):
+                raise
+        self._gpus_checked = now
 
     async def _renew(self, number: int) -> None:
         floor = self._floor

@@ -21,7 +21,10 @@ NONCE = bytes(range(32))
 
 
 def asked(answer: object) -> NvmlGpuSource:
-    return NvmlGpuSource(ask=lambda _: json.dumps(answer).encode() if not isinstance(answer, bytes) else answer)
+    listed = answer.get("devices") if isinstance(answer, dict) else None
+    count = len(listed) if isinstance(listed, list) else 0
+    data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    return NvmlGpuSource(ask=lambda _: data, present=lambda: count)
 
 
 def device(**changes: Any) -> dict[str, Any]:
@@ -93,6 +96,8 @@ class Driver(ModuleType):
         return call
 
     def _answer(self, name: str, arguments: Sequence[Any]) -> Any:
+        if name == "nvmlSystemGetConfComputeCapabilities":
+            return SimpleNamespace(cpuCaps=2, gpusCaps=1)
         if name == "nvmlSystemGetConfComputeState":
             return SimpleNamespace(ccFeature=1, devToolsMode=0, environment=2)
         if name == "c_nvmlSystemConfComputeSettings_v1_t":

@@ -81,8 +81,13 @@ async def _serve(booted: Booted) -> None:
         loop.add_signal_handler(number, stopping.set)
     click.echo(json.dumps(ready_line(booted, service.targets)))
     sys.stdout.flush()
-    await stopping.wait()
+    waits = [asyncio.create_task(event.wait()) for event in (stopping, service.failed)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for waiting in waits:
+        waiting.cancel()
     await service.stop()
+    if service.failed.is_set():
+        raise GpuUnavailable("the GPUs no longer pass the check that they passed at boot; the journal names the time")
 
 
 def ready_line(booted: Booted, targets: dict[str, str]) -> dict[str, object]:

@@ -150,18 +150,19 @@ class Campaign:
         }
 
     def _chosen(self, mutant: Mutant, by_line: dict[str, dict[int, set[str]]]) -> list[str]:
-        """Choose the tests that reach the function; first those that reach the place, rare ones before common ones."""
+        """Choose the tests that reach the place, or its function where lines do not tell; rare ones before common."""
         module = sys.modules[mutant.file.removesuffix(".py").replace("/", ".")]
         target = live(mutant.function, module)
         if target is None:
             return list(self._took)
         lines = by_line.get(str(module.__file__), {})
         inside = {at for at in _lines(target.__code__) if at is not None}
+        here: set[str] = set().union(*(lines.get(at, set()) for at in inside if mutant.line <= at <= mutant.last))
         reached: dict[str, int] = {}
         for at in inside:
             names = lines.get(at, set())
             near = mutant.line <= at <= mutant.last + 2
-            for name in names:
+            for name in names & here if here else names:
                 reached[name] = min(reached.get(name, 10**9), len(names) if near else 10**6 + len(names))
         return sorted(reached, key=lambda name: (reached[name], self._took[name]))
 
