@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -103,7 +103,7 @@ def _listings(listed: dict[bytes, Listing]) -> dict[str, object]:
 
 def _time(seconds: int) -> str:
     """Show a time of the chain; a number that is no date is shown as it is."""
-    return rfc3339(datetime.fromtimestamp(seconds, wall_clock().tzinfo)) if 0 < seconds < 1 << 36 else str(seconds)
+    return rfc3339(datetime.fromtimestamp(seconds, UTC)) if 0 < seconds < 1 << 36 else str(seconds)
 
 
 def _show(view: RegistryView, network: Network, *, now: datetime) -> None:

@@ -57,9 +57,13 @@ class ChainView:
         """The verified links from the trusted block to the newest one; none when they are the same."""
         return self._to_key + self._rest
 
+    async def ask(self, query: bytes) -> bytes:
+        """Ask the lite server anything. Raises Unreachable."""
+        return await self._server.ask(query)
+
     async def head(self) -> BlockId:
         """Go on to the newest block. Raises Malformed, Untrusted or Unreachable."""
-        said = queries.masterchain_info(await self._server.ask(queries.get_masterchain_info()))
+        said = queries.masterchain_info(await self.ask(queries.get_masterchain_info()))
         if said == self._head:
             return said
         if said.seqno <= self._head.seqno:
@@ -81,7 +85,7 @@ class ChainView:
         at, links, size = source, [], 0
         backward = target.seqno < source.seqno
         while at != target:
-            answer = queries.block_proof(await self._server.ask(queries.get_block_proof(at, target)))
+            answer = queries.block_proof(await self.ask(queries.get_block_proof(at, target)))
             if not answer.links:
                 raise Untrusted("TrustPathInvalid", "path", want=f"a link from {at.seqno}", got="none")
             for link in answer.links:
@@ -108,7 +112,7 @@ class ChainView:
 
     async def read(self, account: Address, block: BlockId) -> Read:
         """Read an account at `block`, which is known to be the chain's. Raises Malformed, Untrusted or Unreachable."""
-        answer = await self._server.ask(queries.get_account_state(block, account))
+        answer = await self.ask(queries.get_account_state(block, account))
         reading = queries.account_state(answer, block=block, account=account)
         return Read(reading=reading, proved=verify_reading(reading))
 

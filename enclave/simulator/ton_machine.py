@@ -97,7 +97,7 @@ class TonMachine:
             return None
         done = Transaction.deserialize(_cell(answer["transaction"]).begin_parse())
         compute: Any = getattr(done.description, "compute_ph", None)
-        computed = getattr(compute, "type_", "") == "tr_phase_compute_vm"
+        computed = getattr(compute, "type_", "") == "vm"
         return Outcome(
             account=_cell(answer["account"]),
             messages=tuple(done.out_msgs),

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A TON in a box from end to end: heads anchored over pytoniq's transport into the contract that really runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attestation.errors import Refused
+from client.errors import UsageFault
+from client.ledger_file import read_chains
+from client.ton.chain import ChainView, with_chain
+from client.ton.network import Network
+from client.ton.outbox import Pending, held_outbox
+from client.ton.publishing import VALID_SECONDS, Publisher, Report
+from client.ton.wallet import Wallet
+from enclave.simulator.ton_chain import GLOBAL_ID
+from enclave.simulator.ton_machine import TonMachine
+from tests.ton_in_box import NOW, Boot, InBox, in_box, write_ledger
+
+pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[TonMachine]:
+    with TonMachine() as started:
+        yield started
+
+
+@pytest.fixture
+def ton(tmp_path: Path, machine: TonMachine) -> Iterator[InBox]:
+    with in_box(tmp_path, machine) as made:
+        yield made
+
+
+def publisher(ton: InBox, wallet: Wallet, chain: ChainView, network: Network | None = None) -> Publisher:
+    return Publisher(
+        chain, network=network or ton.network, wallet=wallet, now=ton.clock.now, step=lambda _: None, poll=0.01
+    )
+
+
+def run(ton: InBox, wallet: Wallet, *boots: Boot) -> Report:
+    chains = read_chains(write_ledger(ton.folder / "ledger", boots))
+    with held_outbox(ton.folder / "outbox", wallet.address(GLOBAL_ID), ton.network.init_block.root_hash) as outbox:
+        return with_chain(ton.network, lambda chain: publisher(ton, wallet, chain).run(chains, outbox))
+
+
+@pytest.mark.parametrize("version", ["v4r2", "v5r1"])
+def test_a_new_boot_is_registered_and_its_batches_anchored(ton: InBox, version: str) -> None:
+    wallet, _ = ton.wallet(version)
+    boot = Boot()
+    for _ in range(7):
+        boot.batch()
+    report = run(ton, wallet, boot)
+    enclave = report.view.state.enclaves[boot.public]
+    assert (enclave.seqno, enclave.head) == (7, boot.statements[-1].hash)
+    assert [item.message.what for item in report.done] == ["register"] + ["anchor"] * 7
+    assert ton.exits() == [0] * 8
+    assert report.done[0].estimate > 50_000_000  # the registry's fee
+    estimate = sum(item.estimate for item in report.done)
+    assert estimate / 2 < report.paid < estimate * 1.2
+
+
+def test_what_is_anchored_is_left_alone(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    run(ton, wallet, boot)
+    before = len(ton.box.steps)
+    report = run(ton, wallet, boot)
+    assert (report.done, report.paid, len(ton.box.steps)) == ((), 0, before)
+    boot.batch()
+    boot.batch()
+    assert [item.seqno for item in run(ton, wallet, boot).done] == [2, 3]
+    assert ton.exits() == [0, 0, 0, 0]
+
+
+def test_two_boots_of_one_ledger_each_keep_their_chain(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    first, second = Boot("first"), Boot("second")
+    first.batch(), second.batch(), first.batch()
+    enclaves = run(ton, wallet, first, second).view.state.enclaves
+    assert {key: it.seqno for key, it in enclaves.items()} == {first.public: 2, second.public: 1}
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def crashing(ton: InBox, wallet: Wallet, boot: Boot, monkeypatch: pytest.MonkeyPatch, *, where: str) -> None:
+    """Run until a crash: before anything is sent, after it was sent, or after the wallet ran and before it was seen."""
+    send = Publisher._send
+
+    async def crash(self: Publisher, pending: Pending) -> str:
+        if where == "before":
+            raise Crash
+        answer = await send(self, pending)
+        assert answer == ""
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "_send", crash)
+        with pytest.raises(Crash):
+            run(ton, wallet, boot)
+
+
+@pytest.mark.parametrize("version", ["v4r2", "v5r1"])
+@pytest.mark.parametrize("deployed", [False, True])
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_crash_neither_loses_nor_doubles_an_anchor(
+    ton: InBox, monkeypatch: pytest.MonkeyPatch, version: str, where: str, *, deployed: bool
+) -> None:
+    wallet, _ = ton.wallet(version)
+    boot = Boot()
+    boot.batch()
+    if deployed:
+        run(ton, wallet, boot)
+        boot.batch()
+    crashing(ton, wallet, boot, monkeypatch, where=where)
+    sent = len(ton.exits())
+    report = run(ton, wallet, boot)
+    assert report.view.state.enclaves[boot.public].seqno == len(boot.statements)
+    assert report.resumed == {boot.public: len(boot.statements)}
+    assert ton.exits() == [0] * (1 + len(boot.statements))  # each once, none refused
+    assert (len(ton.exits()) == sent) == (where == "after")
+
+
+def test_a_transfer_that_can_no_longer_run_is_made_anew(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    run(ton, wallet, boot)
+    boot.batch()
+    crashing(ton, wallet, boot, monkeypatch, where="before")
+    ton.clock.at += VALID_SECONDS + 10
+    report = run(ton, wallet, boot)
+    assert report.resumed == {}
+    assert ton.exits() == [0, 0, 0]
+
+
+def test_a_lost_outbox_costs_no_second_anchor(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    crashing(ton, wallet, boot, monkeypatch, where="after")
+    for file in (ton.folder / "outbox").glob("*.json"):
+        file.unlink()
+    assert run(ton, wallet, boot).done == ()
+    assert ton.exits() == [0, 0]
+
+
+def test_a_damaged_outbox_stops_everything(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    crashing(ton, wallet, boot, monkeypatch, where="before")
+    (file,) = (ton.folder / "outbox").glob("*.json")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(UsageFault, match="damaged"):
+        run(ton, wallet, boot)
+    assert ton.exits() == []
+
+
+def test_two_runs_at_once_do_not_share_a_wallet(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    root = ton.network.init_block.root_hash
+    with (
+        held_outbox(ton.folder / "outbox", wallet.address(GLOBAL_ID), root),
+        pytest.raises(UsageFault, match="another anchor command"),
+    ):
+        run(ton, wallet, boot)
+
+
+def test_an_empty_wallet_is_said_to_be_empty(ton: InBox) -> None:
+    wallet, _ = ton.wallet(balance=1_000_000)
+    boot = Boot()
+    boot.batch()
+    with pytest.raises(UsageFault, match=r"has 0\.001 GRAM; 0\.17 GRAM are needed"):
+        run(ton, wallet, boot)
+    assert ton.box.steps == []
+
+
+def test_a_transfer_that_runs_in_vain_is_reported(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry refuses: somebody has set its fee higher than the proved one said."""
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    monkeypatch.setattr("client.ton.anchor_plan.ATTACHED", 0)
+    monkeypatch.setattr("client.ton.publishing.FLIGHT_SECONDS", -1)
+    with pytest.raises(Refused, match="RegistryRejected"):
+        run(ton, wallet, boot)
+    assert set(ton.exits()) != {0}
+    assert not list((ton.folder / "outbox").glob("*.json"))
+
+
+def test_blocked_keys_say_why_and_hold_nobody_up(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    good, expired, gap, unknown = Boot("good"), Boot("expired", valid_until=NOW - 1), Boot("gap"), Boot("unknown")
+    for boot in (good, expired, gap, unknown):
+        boot.batch(), boot.batch(), boot.batch()
+    del gap.records[-5]  # the second statement; three receipts and the third follow
+    del unknown.records[0]
+    report = run(ton, wallet, good, expired, gap, unknown)
+    assert report.blocked.keys() == {expired.public, gap.public, unknown.public}
+    assert "expired" in report.blocked[expired.public]
+    assert "statement 2 is missing" in report.blocked[gap.public]
+    assert "no registration" in report.blocked[unknown.public]
+    assert report.view.state.enclaves[good.public].seqno == 3
+    assert report.view.state.enclaves[gap.public].seqno == 1
