@@ -241,7 +241,7 @@ class TonChain:
     def _tops_proof(self, master: Made, number: int) -> Cell:
         custom = master.state.refs[3]
         at = custom.refs[0].refs[0]
-        way = [custom, custom.refs[0], at]
+        way = [custom, custom.refs[2], custom.refs[0], at]
         for level in reversed(range(self._split)):
             at = at.refs[number >> level & 1]
             way.append(at)
