@@ -126,6 +126,7 @@ def _read_completion(body: fields.Body) -> Request:
 def _read_embeddings(body: fields.Body) -> Request:
     fields.refuse_unknown(body, _EMBED)
     fields.only(body, "dimensions")
+    _idle(body)
     return Request(
         endpoint=EMBEDDINGS,
         model=fields.text(body.get("model"), "model", limit=256),
@@ -134,7 +135,17 @@ def _read_embeddings(body: fields.Body) -> Request:
     )
 
 
+def _idle(body: fields.Body) -> None:
+    """Check the type of what has no effect."""
+    for key in ("user", "safety_identifier", "prompt_cache_key"):
+        if body.get(key) is not None:
+            fields.text(body[key], key, limit=4096)
+    if body.get("metadata") is not None:
+        fields.record(body["metadata"], "metadata")
+
+
 def _choices(body: fields.Body) -> int:
+    _idle(body)
     fields.only(body, "store", False)
     fields.only(body, "service_tier", "auto", "default")
     fields.flag(body, "stream", default=False)
@@ -183,7 +194,10 @@ def _bias(value: object) -> tuple[tuple[int, float], ...]:
     table = fields.record(value, "logit_bias")
     if len(table) > MAX_BIAS or not all(key.isascii() and key.isdecimal() and len(key) < 10 for key in table):
         raise invalid("logit_bias")
-    bias = {int(key): fields.number(table, key, low=-100.0, high=100.0, default=0.0) for key in table}
+    try:
+        bias = {int(key): fields.number(table, key, low=-100.0, high=100.0, default=0.0) for key in table}
+    except RequestRefused:
+        raise invalid("logit_bias") from None
     if len(bias) != len(table):
         raise invalid("logit_bias")
     return tuple(sorted(bias.items()))
@@ -213,11 +227,11 @@ def _schema(value: object) -> object:
     if value is None:
         return None
     form = fields.record(value, "response_format")
-    kind = fields.choice(form, "type", ("text", "json_object", "json_schema"), default="")
+    kind = form.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise invalid("response_format")
     if kind != "json_schema":
         fields.refuse_unknown(form, frozenset({"type"}), "response_format.")
-        if not kind:
-            raise invalid("response_format")
         return True if kind == "json_object" else None
     fields.refuse_unknown(form, frozenset({"type", "json_schema"}), "response_format.")
     spec = fields.record(form.get("json_schema"), "response_format")
