@@ -25,15 +25,22 @@ _NVIDIA: Final = "0x10de"
 _DISPLAY: Final = ("0x0300", "0x0302")  # VGA and 3D controllers
 _STATE: Final = ("cc_feature", "dev_tools", "environment", "multi_gpu_mode", "ready")
 Ask = Callable[[Sequence[str]], bytes]
+Vendor = Callable[[Sequence[GpuReport]], GpuEndorsements]
 
 
 class NvmlGpuSource:
     """The GpuEvidenceSource seam over a child process that speaks NVML."""
 
     def __init__(
-        self, *, endorsements: Path = ENDORSEMENTS, ask: Ask | None = None, present: Callable[[], int] | None = None
+        self,
+        *,
+        endorsements: Path = ENDORSEMENTS,
+        vendor: Vendor | None = None,
+        ask: Ask | None = None,
+        present: Callable[[], int] | None = None,
     ) -> None:
         self._endorsements = endorsements
+        self._vendor = vendor
         self._ask = ask or _ask_child
         self._present = present or (lambda: count_gpus(PCI_DEVICES))
         self._one_at_a_time = threading.Lock()  # a GPU answers one SPDM request at a time
@@ -52,8 +59,14 @@ class NvmlGpuSource:
             raise GpuUnavailable(f"{counts}: one has failed or is missing; see the driver log")
         return tuple(_report(device) for device in devices)
 
-    def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:  # noqa: ARG002 - the seam's
-        """Give the RIMs, OCSP responses and CRLs that lie beside the image; verifiers check their signatures."""
+    def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:
+        """Give RIMs, OCSP responses and CRLs; verifiers check their signatures. Raises GpuUnavailable.
+
+        A folder that the launcher put beside the image is used alone; without one the vendor is asked.
+        """
+        if not self._endorsements.is_dir() and self._vendor is not None:
+            with self._one_at_a_time:
+                return self._vendor(reports)
         found: dict[str, tuple[bytes, ...]] = {}
         for name, suffix in _KINDS.items():
             paths = sorted(self._endorsements.glob(f"*{suffix}"))[:64] if self._endorsements.is_dir() else []

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from attestation.gpu.anchor import GpuTrustAnchor
+
+from .gpu_vendor import VendorEndorsements
 from .rtmr import SysfsRuntimeLog
-from .seams import GpuEvidenceSource, GpuUnavailable, QuoteSource, QuoteUnavailable, RuntimeLog
+from .seams import Clock, GpuEvidenceSource, GpuUnavailable, QuoteSource, QuoteUnavailable, RuntimeLog
 from .tsm import ConfigfsQuoteSource
 
 MANIFEST: Final = Path("/run/sericin/manifest.json")
@@ -54,10 +57,10 @@ def _event_log(path: Path) -> bytes:
     return kept if len(kept) <= MAX_EVENT_LOG else b""
 
 
-def open_gpus() -> GpuEvidenceSource:
-    """Open the GPUs through NVML. Raises GpuUnavailable."""
+def open_gpus(*, anchor: GpuTrustAnchor, clock: Clock) -> GpuEvidenceSource:
+    """Open the GPUs through NVML; what their vendor endorses is fetched and stapled. Raises GpuUnavailable."""
     try:
         from .gpu import NvmlGpuSource  # noqa: PLC0415 - the binding is an extra
     except ImportError:
         raise GpuUnavailable("nvidia-ml-py is not installed: pip install 'sericin[enclave]'") from None
-    return NvmlGpuSource()
+    return NvmlGpuSource(vendor=VendorEndorsements(anchor=anchor, clock=clock).of)
