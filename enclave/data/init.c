@@ -11,8 +11,9 @@ typedef unsigned int u32;
 typedef unsigned long u64;
 
 enum {
-    SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_ioctl = 16, SYS_nanosleep = 35, SYS_execve = 59,
-    SYS_exit = 60, SYS_chdir = 80, SYS_mkdir = 83, SYS_unlink = 87, SYS_chroot = 161, SYS_mount = 165, SYS_finit_module = 313
+    SYS_read = 0, SYS_write = 1, SYS_open = 2, SYS_close = 3, SYS_ioctl = 16, SYS_dup = 32, SYS_nanosleep = 35,
+    SYS_execve = 59, SYS_exit = 60, SYS_chdir = 80, SYS_mkdir = 83, SYS_unlink = 87, SYS_chroot = 161, SYS_mount = 165,
+    SYS_finit_module = 313
 };
 enum { ENODEV = 19, O_RDONLY = 0, O_RDWR = 2, O_CLOEXEC = 02000000 };
 enum { MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_MOVE = 8192 };
@@ -200,6 +201,7 @@ static void __attribute__((noreturn, used)) start(void) {
     static char line[4096], root[65], number[20], data[16], tree[16], device[32];
     mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC);
     console = (int)call(SYS_open, (long)"/dev/console", O_RDWR, 0, 0, 0);
+    for (int i = 0; console == 0 && i < 2; i++) call(SYS_dup, 0, 0, 0, 0, 0); /* the agent's input and outputs */
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
     mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC);
     require(read_file("/proc/cmdline", line, sizeof line), "cannot read ", "/proc/cmdline");

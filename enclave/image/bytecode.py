@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile the guest's Python files with the guest's own interpreter, out of the pinned packages.
 
-Bytecode differs between patch releases, so whatever Python runs the build must not decide it; and without bytecode a guest
+Bytecode differs between patch releases, so whatever Python runs the build must not decide it; without bytecode a guest
 under emulation would spend most of its start compiling. The interpreter runs unpacked, through the pinned loader.
 """
 
@@ -55,7 +55,8 @@ def _compile(stage: Path) -> None:
     loader = stage / LIBRARIES / "ld-linux-x86-64.so.2"
     command = [
         str(loader), "--library-path", str(stage / LIBRARIES), str(stage / "usr/bin/python3.11"),
-        "-S", "-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash", "-s", str(stage), "-p", "/",
+        "-S", "-B", "-m", "compileall", "-f", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash",
+        "-s", str(stage), "-p", "/",
         *(str(stage / folder) for folder in FOLDERS),
     ]  # fmt: skip
     environment = {"PYTHONHOME": str(stage / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": os.defpath}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the locked packages and wheels: in the cache first, then wherever this machine's apt and pip look.
 
-Only size and SHA-256 decide what is taken. Hosts are named by the machine: apt's own sources, or SERICIN_MIRRORS (mirrors
-of the archive) and SERICIN_SNAPSHOTS (archives of old packages), addresses separated by spaces.
+Only size and SHA-256 decide what is taken. Hosts are named by the machine: apt's own sources, or SERICIN_MIRRORS
+(mirrors of the archive) and SERICIN_SNAPSHOTS (archives of old packages), addresses separated by spaces.
 """
 
 from __future__ import annotations

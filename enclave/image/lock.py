@@ -84,7 +84,7 @@ class ImageLock:
             absent=tuple(document.text(row, f"lock.absent[{i}]", limit=200) for i, row in enumerate(absent)),
             digest=sha256(data).digest(),
         )
-        names = [part.name for part in (*lock.packages, *lock.wheels)]
+        names = [part.name for part in lock.packages] + [part.name for part in lock.wheels]
         if len(set(names)) != len(names):
             raise Malformed(_CODE, "lock", want="each part once", got="a name twice")
         return lock

@@ -9,9 +9,10 @@ from typing import Final
 from .deb import Entry, PackageUnusable
 
 WANTED: Final = (
-    "virtio_blk", "dm_verity", "erofs", "virtio_net", "vmw_vsock_virtio_transport", "configfs", "tsm_report", "tdx_guest",
+    "virtio_blk", "dm_verity", "erofs", "virtio_net", "vmw_vsock_virtio_transport", "configfs", "tsm_report",
+    "qemu_fw_cfg", "tdx_guest",
 )  # fmt: skip
-"""Disks, the checked root file system, the network, vsock, quotes. tdx_guest last: it loads on a TDX guest alone."""
+"""Disks, the checked root file system, network, vsock, quotes, an emulated platform's own values, a TDX guest's own."""
 MAX_MODULE: Final = 32 << 20
 MAX_MODULES: Final = 99  # as many as the first program looks for
 

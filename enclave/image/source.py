@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -58,16 +59,17 @@ def read_source(commit: str = "HEAD", *, checkout: Path | None = None) -> Source
 
 
 def _git(root: Path, *words: str) -> bytes:
+    git = shutil.which("git")
+    if git is None:
+        raise SourceUnusable("git is not installed: an image is built from a commit of a checkout")
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *words],
+            [git, "-C", str(root), *words],
             check=False,
             timeout=_SECONDS,
             capture_output=True,
             stdin=subprocess.DEVNULL,
         )
-    except FileNotFoundError:
-        raise SourceUnusable("git is not installed: an image is built from a commit of a checkout") from None
     except subprocess.TimeoutExpired:
         raise SourceUnusable(f"git {words[0]}: no answer within {_SECONDS} s") from None
     if done.returncode:

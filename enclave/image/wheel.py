@@ -47,7 +47,7 @@ def shared_names(files: dict[str, bytes]) -> tuple[dict[str, bytes], dict[str, s
             kept[path] = content
         else:
             groups.setdefault((found[1], sha256(content).digest()), []).append(path)
-    links = {}
+    links: dict[str, str] = {}
     for paths in groups.values():
         real, *others = sorted(paths, key=lambda path: (abs(path.rpartition(".so")[2].count(".") - 1), path))
         kept[real] = files[real]

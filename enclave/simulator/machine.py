@@ -11,6 +11,7 @@ from typing import Final
 
 from ..runtime_log import MemoryRuntimeLog
 from ..seams import Clock
+from .firmware import MeasuredBoot
 from .tdx_ca import SimulatedCa
 from .tdx_collateral import CollateralPlan
 from .tdx_quote import QuotePlan, ReportPlan
@@ -41,14 +42,20 @@ def pseudo_manifest() -> bytes:
 
 
 class SimulatedMachine:
-    """The Machine seam of the attester. It keeps its own RTMR3 and signs with a key per machine."""
+    """The Machine seam of the attester. It keeps its own RTMR3 and signs with a key per machine.
+
+    In an emulated guest `measured` holds what the guest's firmware measured; a process alone has made-up registers.
+    """
 
     name = "simulated"
-    firmware_log = b""
 
-    def __init__(self, ca: SimulatedCa, *, clock: Clock, config: bytes, version: int = 4) -> None:
+    def __init__(
+        self, ca: SimulatedCa, *, clock: Clock, config: bytes, version: int = 4, measured: MeasuredBoot | None = None
+    ) -> None:
         self.ca = ca
-        self.manifest = pseudo_manifest()
+        self.manifest = measured.manifest if measured is not None else pseudo_manifest()
+        self.firmware_log = measured.log if measured is not None else b""
+        self._measured = measured
         self.runtime_log = MemoryRuntimeLog()
         self._clock = clock
         self._config_digest = sha384(config).digest()
@@ -63,8 +70,12 @@ class SimulatedMachine:
 
     @property
     def measurements(self) -> dict[str, str]:
-        """The registers that its manifest names, in hex."""
-        return {name: json.loads(self.manifest)[name] for name in ("mr_td", "rtmr0", "rtmr1", "rtmr2")}
+        """MRTD and RTMR0 to RTMR2 in hex."""
+        names = ("mr_td", "rtmr0", "rtmr1", "rtmr2")
+        if self._measured is not None:
+            values = (self._measured.mr_td, *self._measured.rtmr)
+            return {name: value.hex() for name, value in zip(names, values, strict=True)}
+        return {name: json.loads(self.manifest)[name] for name in names}
 
     def report(self, report_data: bytes) -> ReportPlan:
         """Give the TD report that a quote over `report_data` would hold."""
