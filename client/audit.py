@@ -6,7 +6,7 @@
 3. the auditor's policy accepts it
 4. header and body are those of one exchange
 5. the receipt is signed by the evidence's receipt key and agrees with everything disclosed
-6. the anchoring: `not anchored` without a proof
+6. the anchoring: `anchored`, `not anchored` or `overdue` (client/anchored.py)
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from attestation.receipt import SignedReceipt
 from attestation.verdict import Verdict
 from attestation.verify import Verified, verify_evidence
 
+from .anchored import AnchoringResult, TonTrust, check_anchoring
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Audit:
@@ -37,7 +39,7 @@ class Audit:
     receipt: SignedReceipt
     answer: Answer
     links: tuple[Finding, ...]
-    anchoring: str
+    anchoring: AnchoringResult
 
     @property
     def confidential(self) -> bool:
@@ -47,7 +49,7 @@ class Audit:
     def require(self, *, allow_unconfidential: bool) -> None:
         """Raise the error of the first broken link, if any."""
         self.verdict.require(allow_unconfidential=allow_unconfidential)
-        for link in self.links:
+        for link in (*self.links, *self.anchoring.links):
             if not link.holds:
                 raise error_for(link.code, link.rule, want=link.want, got=link.got)
 
@@ -55,20 +57,23 @@ class Audit:
         """Give the audit as the documented JSON object."""
         return {
             "verdict": self.verdict.to_json(),
-            "links": [link.to_json() for link in self.links],
-            "anchoring": self.anchoring,
+            "links": [link.to_json() for link in (*self.links, *self.anchoring.links)],
+            "anchoring": self.anchoring.to_json(),
             "receipt": {"hash": self.receipt.receipt.hash.hex(), "serial": self.receipt.receipt.serial},
         }
 
 
-def audit(data: bytes, policy: Policy, *, at: datetime | None) -> Audit:
-    """Check a dossier under `policy`, at the time it claims or at `at`. Raises AttestationError for false input."""
+def audit(data: bytes, policy: Policy, *, at: datetime | None, now: datetime, trust: TonTrust) -> Audit:
+    """Check a dossier under `policy`, at the time it claims or at `at`. Raises AttestationError for false input.
+
+    `now` decides what is overdue; `trust` is the auditor's own trust in a TON.
+    """
     dossier = Dossier.decode(data)  # 1
-    now = at or datetime.fromtimestamp(dossier.verified_at, UTC)
+    when = at or datetime.fromtimestamp(dossier.verified_at, UTC)
     verified = verify_evidence(  # 2
-        dossier.evidence, nonce=dossier.nonce, roots=policy.roots, time=policy.time, now=now
+        dossier.evidence, nonce=dossier.nonce, roots=policy.roots, time=policy.time, now=when
     )
-    verdict = appraise(verified, policy, now=now)  # 3
+    verdict = appraise(verified, policy, now=when)  # 3
     header, body = Header.decode(dossier.header), ExchangeBody.decode(dossier.request)  # 4
     answer = Answer.of_payload(dossier.response)
     receipt = SignedReceipt.decode(dossier.receipt)
@@ -87,6 +92,15 @@ def audit(data: bytes, policy: Policy, *, at: datetime | None) -> Audit:
         prices=verified.operator.prices if verified.operator else None,
     )
     links = [*_header_links(header, verified), *check_receipt(receipt, witness)]  # 5
+    anchoring = check_anchoring(  # 6
+        dossier.anchoring,
+        receipt=receipt.receipt,
+        boot=verified.boot,
+        policy=policy,
+        asked_at=header.time,
+        now=now,
+        trust=trust,
+    )
     return Audit(
         dossier=dossier,
         verified=verified,
@@ -94,7 +108,7 @@ def audit(data: bytes, policy: Policy, *, at: datetime | None) -> Audit:
         receipt=receipt,
         answer=answer,
         links=tuple(links),
-        anchoring="not anchored",  # 6
+        anchoring=anchoring,
     )
 
 

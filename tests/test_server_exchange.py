@@ -19,6 +19,7 @@ from attestation.errors import Untrusted
 from attestation.exchange import Delta, ExchangeBody, SealedRefusal
 from attestation.ledger import BATCH, RECEIPT, REGISTRATION, ReceiptRecord, StatementRecord, read_records
 from attestation.receipt import SignedReceipt, Status
+from client.anchored import TonTrust
 from client.audit import audit
 from client.dossier import dossier_of
 from client.errors import Declined, RunOutcomeUnknown
@@ -78,13 +79,13 @@ def test_a_dossier_is_audited_and_a_bent_one_is_not(enclave: Served) -> None:
     run = enclave.run("kept for the auditor")
     list(run.items())
     data = dossier_of(run, policy=b"{}").encode()
-    result = audit(data, enclave.policy(), at=None)
+    result = audit(data, enclave.policy(), at=None, now=enclave.now(), trust=TonTrust())
     result.require(allow_unconfidential=True)
-    assert result.anchoring == "not anchored"
+    assert result.anchoring.status == "not anchored"
     bent = data.replace(b"auditor", b"Auditor")
     assert bent != data
     with pytest.raises(Untrusted):
-        audit(bent, enclave.policy(), at=None).require(allow_unconfidential=True)
+        audit(bent, enclave.policy(), at=None, now=enclave.now(), trust=TonTrust()).require(allow_unconfidential=True)
 
 
 def test_every_frame_on_the_wire_has_one_size(enclave: Served) -> None:
