@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass
 class BoxClock:
-    """The box's time, which is also the client's; every look lets a second pass when `running`."""
+    """The box's time, which is also the client's."""
 
     at: int = NOW
 
@@ -58,10 +58,15 @@ class InBox:
     """The box, its server's thread, and what a user needs to reach it."""
 
     def __init__(
-        self, folder: Path, machine: TonMachine, *, answers: Callable[[TonBox], TonAnswers] = TonAnswers
+        self,
+        folder: Path,
+        machine: TonMachine,
+        *,
+        now: int = NOW,
+        answers: Callable[[TonBox], TonAnswers] = TonAnswers,
     ) -> None:
         self.folder = folder
-        self.clock = BoxClock()
+        self.clock = BoxClock(now)
         self.box = TonBox(seed=sha256(str(folder).encode()).digest(), clock=self.clock, machine=machine)
         data = registry_messages.initial_data(owner=OWNER, fee=FEE)
         self.box.put(REGISTRY, code=CODE, data=write_boc(data), balance=2 * 10**9)
@@ -185,7 +190,7 @@ class Boot:
         """Issue a receipt and write it down."""
         serial = len(self.receipts)
         previous = self.receipts[-1].receipt.hash if self.receipts else bytes(32)
-        made = {name: sha256(name.encode()).digest() for name in HASHES}
+        made: dict[str, Any] = {name: sha256(name.encode()).digest() for name in HASHES}
         receipt = Receipt(
             epoch=1, serial=serial, issued_at=NOW, status=Status.COMPLETE, previous=previous, **made,
             request_id=serial.to_bytes(16, "big"), boot=self.boot, machine=self.machine, prompt_tokens=1,

@@ -84,7 +84,7 @@ def command(wallet_path: Path, network_path: Path, ledger_path: Path | None, *, 
     if as_json:
         outcome = {"ok": not blocked, "code": BLOCKED if blocked else None, "exit": 5 if blocked else 0}
         print_json({**outcome, "network": network.name, **describe(plan, seen, wallet, report)})
-    elif report is not None:
+    elif report is not None and (report.done or report.resumed):
         _show_report(report)
     if blocked:
         raise SystemExit(5)

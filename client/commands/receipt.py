@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sericin receipt show|verify`: read a receipt, alone or out of a dossier, and check its signature."""
+"""`sericin receipt show|verify|prove`: read a receipt, check its signature, and fetch the proof that it is anchored."""
 
 from __future__ import annotations
 
@@ -18,8 +18,20 @@ from attestation.verify import verify_evidence
 
 from ..attested import wall_clock
 from ..errors import UsageFault
-from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
+from ..output import (
+    confidentiality_line,
+    console,
+    parse_time,
+    print_json,
+    read_file,
+    reports_errors,
+    show_findings,
+    write_file,
+)
 from ..settings import choose_policy
+from ..ton.chain import with_chain
+from ..ton.network import Network
+from ..ton.proving import locate, prove_anchoring, with_anchoring
 
 
 def read_receipt(data: bytes) -> tuple[SignedReceipt, Dossier | None]:
@@ -109,6 +121,63 @@ def _report(signed: SignedReceipt, verdict: Verdict, *, every: bool, as_json: bo
     show_findings(verdict.findings, title=f"evidence under policy {verdict.policy_name}", every=every)
     out.print(f"receipt {fields['hash']}: signature holds", style="bold green")
     out.print(confidentiality_line(confidential=verdict.confidential))
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--network",
+    "network_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Network file (sericin-network/1).",
+)
+@click.option(
+    "--ledger",
+    "ledger_path",
+    type=click.Path(path_type=Path),
+    help="The host's ledger; else the network file names it.",
+)
+@click.option(
+    "--trust-path", "path_file", type=click.Path(path_type=Path), help="Write the links from the init block here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@reports_errors
+def prove(file: Path, network_path: Path, ledger_path: Path | None, path_file: Path | None, *, as_json: bool) -> None:
+    """Put into the dossier FILE what shows that its receipt is anchored: inclusion, later batches, raw proofs of TON.
+
+    Nothing that the ledger or a lite server says is believed. 'sericin audit' checks the result with no network.
+    """
+    network = Network.read(network_path)
+    ledger = ledger_path or network.ledger
+    if ledger is None:
+        raise UsageFault('which ledger? Name it with --ledger FILE, or as "ledger" in the network file')
+    dossier = Dossier.decode(read_file(file, limit=MAX_DOSSIER))
+    located = locate(dossier, ledger)
+    with console(stderr=True).status(f"reading {network.registry} on {network.name}"):
+        proof = with_chain(network, lambda chain: prove_anchoring(chain, network, located, now=wall_clock()))
+    write_file(file, with_anchoring(dossier, proof.anchoring))
+    if path_file is not None:
+        if proof.path is None:
+            raise UsageFault(
+                "the init block itself is the proof's block: no trust path is needed, and none was written"
+            )
+        write_file(path_file, proof.path.encode())
+    fields = proof.describe()
+    if as_json:
+        print_json({"ok": True, "code": None, "exit": 0, **fields})
+        return
+    out = console()
+    out.print(
+        f"{file}: batch {fields['batch']}, position {fields['position']}, {fields['later']} later batches",
+        style="bold green",
+    )
+    block = proof.anchoring.reading.block.seqno
+    out.print(f"registry {fields['registry']} at block {block}; {fields['bytes']} bytes of proof")
+    if proof.path is None:
+        out.print("the network's init block itself is that block: no trust path is needed")
+    elif path_file is not None:
+        out.print(f"{path_file}: {fields['links']} links from block {network.init_block.seqno}")
 
 
 def _nonce(text: str | None) -> bytes | None:

@@ -51,6 +51,9 @@ PINNED: Final = {
 PUBLIC_IDS: Final = {-239: "mainnet", -3: "testnet"}
 """`global_id` of the public networks, whichever of their blocks trust starts from."""
 
+SIMULATED_ID: Final = -52_170
+"""`global_id` of every simulated TON (enclave/simulator/ton_chain.py)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiteServerAddress:
