@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from . import document, strict_json
 from .errors import Malformed, Untrusted
-from .evidence import MAX_MANIFEST
 from .wire import label
 
 SCHEMA: Final = "sericin-image/1"
@@ -24,6 +23,7 @@ SIGNATURE_SCHEMA: Final = "sericin-image-signature/1"
 PROFILES: Final = ("cpu", "gpu-hopper")
 PLATFORMS: Final = ("qemu",)  # our own firmware under QEMU; a cloud's firmware would be another platform
 FILESYSTEMS: Final = ("squashfs", "erofs")
+MAX_MANIFEST: Final = 64 * 1024  # what evidence carries
 MAX_FILES: Final = 32
 MAX_FILE_SIZE: Final = 1 << 36  # 64 GiB: a root file system with GPU libraries is a tenth of it
 MAX_COMPONENTS: Final = 256

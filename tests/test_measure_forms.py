@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attestation import evidence
 from attestation.errors import AttestationError, Malformed, Untrusted
-from attestation.image import MAX_CMDLINE, ImageManifest, ImageSignature
+from attestation.image import MAX_CMDLINE, MAX_MANIFEST, ImageManifest, ImageSignature
 from attestation.shape import Shape
 from tests.image_forms import CMDLINE, MANIFEST, ROOT_HASH, SHAPE, bent, canonical, manifest, shape
 
@@ -33,6 +34,7 @@ def test_a_manifest_is_its_canonical_bytes() -> None:
     assert parsed.measurements[0].shape_sha256 == shape().digest
     unknown = manifest(bent(bent(MANIFEST, "measurements/0/acpi", None), "measurements/0/rtmr0", None))
     assert unknown.measurements[0].rtmr0 is None
+    assert MAX_MANIFEST == evidence.MAX_MANIFEST
 
 
 @pytest.mark.parametrize(

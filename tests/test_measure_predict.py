@@ -14,6 +14,7 @@ import pytest
 from attestation.image import AcpiDigests
 from attestation.tdx import measure, measure_efi, measure_layout
 from attestation.tdx.measure import BootFiles, Prediction, predict, served_kernel
+from attestation.tdx.measure_kernel import authenticode
 from attestation.tdx.measure_layout import Layout, layout_of
 from tests.firmware_forms import Build
 from tests.image_forms import SHAPE, bent, shape
@@ -80,7 +81,7 @@ def test_the_events_of_a_td(monkeypatch: pytest.MonkeyPatch) -> None:
         (0, "ACPI loader", "01010101"),
         (0, "ACPI rsdp", "02020202"),
         (0, "ACPI tables", "03030303"),
-        (1, "kernel", measure.authenticode(FILES.kernel).hex()[:8]),
+        (1, "kernel", authenticode(FILES.kernel).hex()[:8]),
         (0, "BootOrder", "1dd6f7b4"),
         (0, "Boot0000", "23ada07f"),
         (1, "Calling EFI Application from Boot Option", "77a0dab2"),
@@ -152,7 +153,7 @@ def flipped(data: bytes, at: int) -> bytes:
     ids=["firmware code", "variables", "kernel", "initrd", "command line"],
 )
 def test_one_changed_byte_moves_one_register(
-    field: str, value: object, registers: list[int], monkeypatch: pytest.MonkeyPatch
+    field: str, value: Any, registers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert moved(monkeypatch, replace(FILES, **{field: value})) == registers
 
