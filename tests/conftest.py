@@ -13,9 +13,12 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.ton_tvm import Contract, Machine
 
 SKIPS = Path(__file__).parent / "skips.txt"
 
@@ -42,6 +45,28 @@ def _network_stays_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
         yield
+
+
+@pytest.fixture(scope="module", params=["tonpy", "sandbox"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Give each of the two virtual machines in which the contract is tested."""
+    from tests.ton_tvm import Machine, have_sandbox, have_tonpy
+
+    kind: str = request.param
+    if kind == "tonpy" and not have_tonpy():
+        pytest.skip("tonpy is not installed (requirements/tvm.txt)")
+    if kind == "sandbox" and not have_sandbox():
+        pytest.skip("Node or contracts/node_modules is missing (npm ci in contracts)")
+    with Machine(kind) as started:
+        yield started
+
+
+@pytest.fixture
+def contract(machine: Machine) -> Contract:
+    """Give a registry that was just deployed."""
+    from tests.contract_cases import deploy
+
+    return deploy(machine)
 
 
 def listed_skips() -> list[tuple[str, str]]:
