@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from ..image.model_disk import digest_model_disk, write_model_disk
 from ..models.catalogue import catalogue, find, local_path
 from ..models.digests import digest_file
 from ..models.pull import pull
@@ -137,3 +138,23 @@ def digest_model(file: Path, *, as_json: bool) -> None:
     for key, value in document.items():
         if key != "ok":
             click.echo(f"{key:12} {value if value is not None else '-'}")
+
+
+@command.command(name="disk")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the disk into.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@_reports
+def disk_model(file: Path, output: Path | None, *, as_json: bool) -> None:
+    """Print what a config says of the disk on which an image finds the model FILE; with -o, write that disk."""
+    with _progress(f"Reading {file.name}", file.stat().st_size) as progress:
+        if output is None:
+            path, pin = None, digest_model_disk(file, progress=progress)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            path, pin = write_model_disk(file, output, progress=progress)
+    disk = {"root": pin.root.hex(), "blocks": pin.blocks}
+    if as_json:
+        click.echo(json.dumps({"ok": True, "disk": disk, "path": str(path) if path else None}, indent=2))
+    else:
+        click.echo(f'"disk": {json.dumps(disk)}' + (f"\n{path}" if path else ""))

@@ -28,18 +28,36 @@ def write_public(
 ) -> Path:
     """Write `public.json` into the state directory, whole or not at all. `models` are (name, weights, template)."""
     registers = machine.measurements
+    image = {"name": IMAGE_NAME, "image_id": image_id.hex(), **registers, "rtmr0": [registers["rtmr0"]]}
+    return write_public_of(
+        state,
+        image,
+        root_pem=machine.ca.root_pem,
+        gpus=gpus,
+        config_sha384=config_sha384,
+        engine=engine,
+        models=models,
+    )
+
+
+def write_public_of(
+    state: Path,
+    image: dict[str, object],
+    *,
+    root_pem: str,
+    gpus: int,
+    config_sha384: bytes,
+    engine: str,
+    models: Sequence[tuple[str, bytes, bytes]],
+) -> Path:
+    """Write `public.json` for a machine whose image is known: what a policy says of it, but for its end."""
     document = {
         "schema": SCHEMA,
         "simulated": True,
-        "image": {
-            "name": IMAGE_NAME,
-            "image_id": image_id.hex(),
-            **registers,
-            "rtmr0": [registers["rtmr0"]],
-        },
+        "image": image,
         "gpus": gpus,
         "roots": {
-            "tdx_root": machine.ca.root_pem,
+            "tdx_root": root_pem,
             "gpu_device_root": (state / DEVICE_ROOT_FILE).read_text(),
             "gpu_rim_root": (state / RIM_ROOT_FILE).read_text(),
         },
