@@ -21,6 +21,7 @@ from .outbox import Outbox
 from .plan import make_plan
 from .prompt import PromptMaker
 from .requests import read_request
+from .selftest import NO_DIGEST, UNKNOWN, judge, known_answers, measure
 from .speed import Speed
 from .templates import TemplateRefused
 
@@ -190,6 +191,10 @@ class LlamaEngine:
         weights = Weights(config.path, config.sha256)
         try:
             facts = read_facts(weights.fd)
+            determinism, selftest = UNKNOWN, NO_DIGEST
+            if config.self_test:
+                measured = measure(weights.fd, config)
+                determinism, selftest = judge(measured, config, known_answers()), measured.digest
             model = NativeModel(weights.path, gpu_layers=config.gpu_layers)
         finally:
             weights.close()
@@ -213,8 +218,8 @@ class LlamaEngine:
             config,
             tokenizer=facts.tokenizer,
             template=facts.template,
-            determinism="unknown",
-            selftest=bytes(32),
+            determinism=determinism,
+            selftest=selftest,
         )
         lane = Lane(
             model,
