@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from attestation import cbor
 from attestation.appraise import appraise
@@ -30,6 +31,7 @@ from .target import Target
 
 ATTEST_PATH = "/v1/sericin/attest"
 LIVE_PATH = "/v1/sericin/live"
+TIMEOUT: Final = 60.0  # seconds of silence from the server
 Now = Callable[[], datetime]
 
 

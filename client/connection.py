@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
@@ -31,6 +32,8 @@ class _Stream(Protocol):
 
     def receive(self) -> bytes: ...
 
+    def readable(self) -> bool: ...
+
     def close(self) -> None: ...
 
 
@@ -47,8 +50,11 @@ class _Plain:
     def receive(self) -> bytes:
         return self._sock.recv(READ_SIZE)
 
+    def readable(self) -> bool:
+        return _ready(self._sock, select.POLLIN, 0)
+
     def close(self) -> None:
-        self._sock.close()
+        _hang_up(self._sock)
 
 
 class _Tls:
@@ -75,11 +81,11 @@ class _Tls:
             try:
                 return step(*args)  # type: ignore[operator]  # a bound method of the connection
             except SSL.WantReadError:
-                waiting: tuple[list[socket.socket], list[socket.socket]] = ([self._sock], [])
+                waiting = select.POLLIN
             except SSL.WantWriteError:
-                waiting = ([], [self._sock])
+                waiting = select.POLLOUT
             left = deadline - time.monotonic()
-            if left <= 0 or not any(select.select(*waiting, [], left)):
+            if left <= 0 or not _ready(self._sock, waiting, left):
                 raise TimeoutError
 
     def send(self, data: bytes) -> None:
@@ -95,8 +101,27 @@ class _Tls:
             return b""
         return data if isinstance(data, bytes) else b""
 
+    def readable(self) -> bool:
+        return _ready(self._sock, select.POLLIN, 0)
+
     def close(self) -> None:
-        self._sock.close()
+        _hang_up(self._sock)
+
+
+def _ready(sock: socket.socket, events: int, seconds: float) -> bool:
+    """Wait for a socket. Raises OSError when another thread has closed it."""
+    if sock.fileno() < 0:
+        raise ConnectionAbortedError("closed here")
+    poll = select.poll()  # select() knows no descriptor above 1023
+    poll.register(sock, events)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Close, and wake a thread that waits for data: closing a descriptor alone does not."""
+    with suppress(OSError):  # the peer was quicker, or it was closed before
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +169,14 @@ class Connection:
     def reusable(self) -> bool:
         """Whether another request may follow: the last answer was read to its end and nobody wants to close."""
         return self._http.our_state in (h11.DONE, h11.IDLE) and self._http.their_state in (h11.DONE, h11.IDLE)
+
+    @property
+    def still_open(self) -> bool:
+        """Whether an idle connection can be used again: the server has neither closed it nor said anything more."""
+        try:
+            return self.reusable and not self._stream.readable()
+        except OSError:
+            return False
 
     def peer_certificate(self) -> bytes | None:
         """Give the peer's certificate as DER, or None without TLS."""

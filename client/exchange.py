@@ -8,6 +8,7 @@ same run id. Everything else is an unknown outcome, and the caller's decision (d
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -71,23 +72,44 @@ class Run:
         self._now = now
         self._memory = memory
         self._first_epoch = attested.verified.epoch.number
+        self._ending = threading.Lock()
+        self._abandoned = self._ended = False
 
     @property
     def run_id(self) -> bytes:
         """The run's id, 32 bytes."""
         return self._request.run_id
 
+    def abandon(self) -> None:
+        """End the run from any thread: hang up, and never send it again. One that has ended is left alone.
+
+        The enclave makes a run that had started an aborted one, with a receipt.
+        """
+        with self._ending:
+            if not self._ended:  # afterwards the connection may carry another run
+                self._abandoned = True
+                self.attested.connection.close()
+
     def items(self) -> Iterator[Item]:
         """Send the request and give the answer's items as they arrive.
 
         Raises Untrusted (stream or receipt is false), Declined (the enclave said no), RunOutcomeUnknown, Unreachable.
         """
+        try:
+            yield from self._attempts()
+        finally:
+            with self._ending:
+                self._ended = True
+
+    def _attempts(self) -> Iterator[Item]:
         if not self.attested.fresh(self._now()):
             self._renew()
         boot = self.attested.verified.boot.digest
         try:
             yield from self._attempt()
         except _Unanswered as first:
+            if self._abandoned:
+                raise RunOutcomeUnknown("the caller has gone") from None
             try:
                 self._renew()
             except (Unreachable, Untrusted, Malformed):
@@ -102,6 +124,8 @@ class Run:
     def _renew(self) -> None:
         self.attested.connection.close()
         self.attested = self._reattest()
+        if self._abandoned:
+            self.attested.connection.close()  # the attempt that follows finds it closed, and is the last
 
     def _attempt(self) -> Iterator[Item]:
         self.sealed = self._seal()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,7 +81,7 @@ class Upstream:
         with self._lock:
             while self._idle:
                 kept = self._idle.pop()
-                if kept.fresh(self._now()):
+                if kept.fresh(self._now()) and kept.connection.still_open:
                     return kept
                 kept.connection.close()
         return self._connect()
@@ -110,7 +110,7 @@ class Upstream:
         )
         return Run(attested, request, reattest=self._connect, now=self._now, memory=self._memory)
 
-    def items(self, run: Run) -> Iterator[Item]:
+    def items(self, run: Run) -> Generator[Item, None, None]:
         """Give the answer's items; afterwards the connection is kept or closed."""
         try:
             yield from run.items()

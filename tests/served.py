@@ -98,6 +98,16 @@ class Served:
         found: T = self.do(work())
         return found
 
+    def drop_connections(self) -> None:
+        """Abort every open connection, as a machine that is cut off."""
+        server: Any = self.service._doors._runner.server  # type: ignore[union-attr]
+
+        def drop() -> None:
+            for connection in server.connections:
+                connection.transport.abort()
+
+        self.call(drop)
+
     def stop(self) -> None:
         """Stop everything."""
         for opened in self._open:

@@ -12,17 +12,16 @@ import click
 from attestation.errors import AttestationError
 from attestation.exchange import Delta
 
-from ..attested import Attested, attest, wall_clock
+from ..attested import TIMEOUT, Attested, attest, wall_clock
 from ..dossier import dossier_of
 from ..errors import UsageFault
 from ..exchange import Run, RunRequest
 from ..memory import ReceiptMemory
+from ..openai_shapes import CHAT
 from ..output import confidentiality_line, console, print_json, reports_errors, write_file
+from ..questions import chat_body, choose_model
 from ..settings import ChosenPolicy, choose_policy, state_dir
 from ..target import parse_target
-from .verify import TIMEOUT
-
-CHAT = "/v1/chat/completions"
 
 
 @click.command(name="ask")
@@ -63,7 +62,8 @@ def command(
 
     attested = connect()
     name = _model_name(attested, model)
-    body = _body(sys.stdin.read() if prompt == "-" else prompt, name, max_tokens, temperature, seed)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    body = chat_body(text, model=name, max_tokens=max_tokens, temperature=temperature, seed=seed)
     memory = ReceiptMemory(state_dir() / "receipts.sqlite")
     request = RunRequest(endpoint=CHAT, openai=json.dumps(body).encode(), model=name, stream=True)
     run = Run(attested, request, reattest=connect, now=wall_clock, memory=memory)
@@ -76,27 +76,11 @@ def command(
 
 
 def _model_name(attested: Attested, wanted: str | None) -> str:
-    names = [model.name for model in attested.verified.boot.models]
-    if wanted is None and len(names) == 1:
-        return names[0]
-    if wanted not in names:
+    try:
+        return choose_model([model.name for model in attested.verified.boot.models], wanted)
+    except UsageFault:
         attested.connection.close()
-        raise UsageFault(f"--model is one of: {', '.join(names)}")
-    return wanted
-
-
-def _body(prompt: str, model: str, max_tokens: int, temperature: float | None, seed: int | None) -> dict[str, object]:
-    body: dict[str, object] = {
-        "model": model,
-        "stream": True,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": max_tokens,
-    }
-    if temperature is not None:
-        body["temperature"] = temperature
-    if seed is not None:
-        body["seed"] = seed
-    return body
+        raise
 
 
 def _stream(run: Run, *, as_json: bool) -> None:

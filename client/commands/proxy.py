@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from ..attested import Attested, attest, wall_clock
+from ..attested import TIMEOUT, Attested, attest, wall_clock
 from ..errors import UsageFault
 from ..memory import ReceiptMemory
 from ..output import confidentiality_line, console, reports_errors
@@ -18,7 +18,6 @@ from ..proxy import HOSTS, Proxy
 from ..settings import choose_policy, state_dir
 from ..target import parse_target
 from ..upstream import Upstream
-from .verify import TIMEOUT
 
 
 @click.command(name="proxy")
@@ -49,9 +48,11 @@ def command(target: str, policy_path: Path | None, listen: str, token: str | Non
     out = console(stderr=True)
     out.print(f"{target} accepted under policy {chosen.policy.name}; listening on http://{host}:{port}/v1")
     out.print(confidentiality_line(confidential=first.verdict.confidential))
+    proxy = Proxy(upstream, token=token)
     try:
-        asyncio.run(_serve(Proxy(upstream, token=token), host, port))
+        asyncio.run(_serve(proxy, host, port))
     finally:
+        proxy.close()
         upstream.close()
         memory.close()
 

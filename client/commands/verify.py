@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import click
 
 from attestation.window import rfc3339
 
-from ..attested import Attested, attest, wall_clock
+from ..attested import TIMEOUT, Attested, attest, wall_clock
 from ..output import confidentiality_line, console, print_json, reports_errors, show_findings
 from ..settings import choose_policy
 from ..target import parse_target
-
-TIMEOUT: Final = 60.0  # seconds of silence from the server
 
 
 @click.command(name="verify")
