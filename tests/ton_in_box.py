@@ -60,7 +60,7 @@ class InBox:
     def __init__(
         self,
         folder: Path,
-        machine: TonMachine,
+        machine: TonMachine | None,
         *,
         now: int = NOW,
         answers: Callable[[TonBox], TonAnswers] = TonAnswers,
@@ -139,7 +139,7 @@ class InBox:
 
 
 @contextmanager
-def in_box(folder: Path, machine: TonMachine, **options: Any) -> Iterator[InBox]:
+def in_box(folder: Path, machine: TonMachine | None, **options: Any) -> Iterator[InBox]:
     """Run a box for a while."""
     made = InBox(folder, machine, **options)
     try:

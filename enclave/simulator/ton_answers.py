@@ -9,7 +9,7 @@ from typing import Final
 from .ton_box import Rejected, TonBox
 from .ton_validators import tl_bytes
 
-LINKS: Final = 4  # of one answer: a client has to ask again for more
+LINKS: Final = 2  # of one answer: a client has to ask again for more
 _QUERY: Final = bytes.fromhex("df068c79")
 _MASTERCHAIN_INFO: Final = bytes.fromhex("81288385")
 _ACCOUNT_STATE: Final = bytes.fromhex("51c77970")

@@ -45,9 +45,9 @@ class Step:
 
 
 class TonBox:
-    """Accounts and their chain. Not for two threads at once."""
+    """Accounts and their chain. Not for two threads at once. Without a `machine` accounts stay as they are put."""
 
-    def __init__(self, *, seed: bytes, clock: Callable[[], int], machine: TonMachine) -> None:
+    def __init__(self, *, seed: bytes, clock: Callable[[], int], machine: TonMachine | None) -> None:
         self._clock = clock
         self._machine = machine
         self._accounts: dict[bytes, Cell] = {}  # address -> ShardAccount
@@ -86,6 +86,8 @@ class TonBox:
     def _run(self, first: bytes, message: Cell, now: int) -> bool:
         waiting = deque([(first, message)])
         accepted = False
+        if self._machine is None:
+            raise Rejected("no virtual machine runs here")
         for _ in range(MAX_MESSAGES):
             if not waiting:
                 break

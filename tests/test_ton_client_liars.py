@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lite servers that lie: each is caught by name and in bounded time, and one honest server beside them is enough."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from attestation.errors import AttestationError
+from attestation.ton.registry import Address
+from client.errors import ClientError, Unreachable
+from client.ton import chain as chain_module
+from client.ton import liteserver
+from client.ton.chain import with_chain
+from client.ton.network import LiteServerAddress, Network
+from client.ton.registry_view import RegistryView, view_registry
+from enclave.simulator.ton_answers import TonAnswers, error
+from enclave.simulator.ton_chain import Bends, TonChain
+from enclave.simulator.ton_server import TonServer
+from tests.ton_in_box import NOW, InBox, in_box
+
+BOUND = 5.0  # seconds, for everything here
+
+
+@pytest.fixture(scope="module")
+def ton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InBox]:
+    with in_box(tmp_path_factory.mktemp("ton"), None) as made:
+        for number in range(1, 9):
+            made.box.fund(bytes((number * 16,)) * 32, 10**9)
+        for _ in range(20):
+            made.box.block()
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liteserver, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(liteserver, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(chain_module, "JOB_SECONDS", 3.0)
+
+
+def view(ton: InBox, network: Network | None = None, **options: Any) -> RegistryView:
+    network = network or ton.network
+    started = time.monotonic()
+    try:
+        return with_chain(
+            network, lambda chain: view_registry(chain, network.registry, now=ton.clock.now(), **options), seconds=3.0
+        )
+    finally:
+        assert time.monotonic() - started < BOUND
+
+
+@contextmanager
+def lying(ton: InBox, lie: type[TonAnswers], *, key: Ed25519PrivateKey | None = None) -> Iterator[Network]:
+    """Serve `lie` beside the honest server, and give a network that knows only the liar."""
+    server = TonServer(lie(ton.box).answer, key=key or Ed25519PrivateKey.generate())
+    port = ton.await_(server.start())
+    address = LiteServerAddress(host="127.0.0.1", port=port, key=server.public)
+    try:
+        yield replace(ton.network, lite_servers=(address,))
+    finally:
+        ton.await_(server.stop())
+
+
+def caught(ton: InBox, lie: type[TonAnswers], code: str, where: str = "") -> None:
+    with lying(ton, lie) as network:
+        with pytest.raises((AttestationError, ClientError)) as e:
+            view(ton, network)
+        assert getattr(e.value, "code", None) == code, e.value
+        assert where in str(e.value), e.value
+        both = replace(network, lite_servers=(*network.lite_servers, *ton.network.lite_servers))
+        assert view(ton, both).block.seqno == ton.box.chain.head.seqno
+
+
+# ---- what an honest server lets one see
+
+
+def test_an_honest_server_is_believed_over_several_answers(ton: InBox) -> None:
+    found = view(ton)
+    assert (found.block.seqno, found.balance) == (ton.box.chain.head.seqno, 2 * 10**9)
+    assert len(asyncio.run(_links(ton))) == 3  # over two key blocks, two links to an answer
+
+
+async def _links(ton: InBox) -> tuple[Any, ...]:
+    async with liteserver.LiteServer(ton.network.lite_servers[0]) as server:
+        chain = chain_module.ChainView(server, ton.network.init_block)
+        await chain.head()
+        return chain.links
+
+
+def test_an_account_that_is_not_there_is_proved_absent(ton: InBox) -> None:
+    network = replace(ton.network, registry=Address(workchain=0, account=b"\x77" * 32))
+    with pytest.raises(AttestationError, match=r"RegistryProofInvalid.*active account"):
+        view(ton, network)
+
+
+def test_the_ordinary_form_of_signatures_does_as_well(ton: InBox) -> None:
+    class Ordinary(TonAnswers):
+        def __init__(self, box: Any) -> None:
+            super().__init__(box, simplex=False)
+
+    with lying(ton, Ordinary) as network:
+        assert view(ton, network).block.seqno == ton.box.chain.head.seqno
+
+
+# ---- lies
+
+
+def test_one_that_hides_the_account(ton: InBox) -> None:
+    class Hides(TonAnswers):
+        def account_state(self, seqno: int, workchain: int, address: bytes) -> bytes:
+            whole = super().account_state(seqno, workchain, address)
+            state = self.box.chain.account_state(address, at=seqno).state
+            return whole[: whole.rindex(state[:16]) - (4 if len(state) >= 254 else 1)] + bytes(4)
+
+    caught(ton, Hides, "AccountProofInvalid", "it exists")
+
+
+def test_one_that_proves_the_absence_of_another_account(ton: InBox) -> None:
+    class Other(TonAnswers):
+        def account_state(self, seqno: int, workchain: int, address: bytes) -> bytes:  # noqa: ARG002
+            return super().account_state(seqno, workchain, b"\xf0" * 32)
+
+    caught(ton, Other, "MalformedBlock", "pruned")
+
+
+def test_one_that_shows_the_account_at_another_block(ton: InBox) -> None:
+    class Earlier(TonAnswers):
+        def account_state(self, seqno: int, workchain: int, address: bytes) -> bytes:
+            return super().account_state(seqno - 1, workchain, address)
+
+    caught(ton, Earlier, "BlockProofInvalid", "account_state.id")
+
+
+def test_one_that_changes_the_account(ton: InBox) -> None:
+    class Richer(TonAnswers):
+        def account_state(self, seqno: int, workchain: int, address: bytes) -> bytes:
+            whole = super().account_state(seqno, workchain, address)
+            return whole[:-200] + bytes((whole[-200] ^ 1,)) + whole[-199:]
+
+    with lying(ton, Richer) as network, pytest.raises(AttestationError) as e:
+        view(ton, network)
+    assert e.value.code in {"AccountProofInvalid", "MalformedAccount", "MalformedProof"}
+
+
+def test_one_that_serves_an_old_head(ton: InBox) -> None:
+    class Old(TonAnswers):
+        def masterchain_info(self) -> bytes:
+            return self.info(self.box.chain.block(2).encode())
+
+    ton.clock.at += 3600
+    ton.do(ton.box.block)
+    caught(ton, Old, "RegistryStale", "3600 s")
+
+
+def test_one_whose_head_goes_back(ton: InBox) -> None:
+    class Back(TonAnswers):
+        asked = 0
+
+        def masterchain_info(self) -> bytes:
+            self.asked += 1
+            return self.info(self.box.chain.block(self.box.chain.head.seqno - self.asked).encode())
+
+    async def twice(chain: chain_module.ChainView) -> None:
+        await chain.head()
+        await chain.head()
+
+    with lying(ton, Back) as network, pytest.raises(AttestationError, match=r"TrustPathInvalid: head"):
+        with_chain(network, twice, seconds=3.0)
+
+
+def test_one_whose_head_is_of_tomorrow(ton: InBox) -> None:
+    ahead = TonChain(seed=b"ahead", now=NOW)
+    network = replace(ton.network, init_block=_block(ahead))
+
+    class Tomorrow(TonAnswers):
+        pass
+
+    class Box:
+        chain = ahead
+
+        def tick(self) -> None:
+            pass
+
+    ahead.append(now=ton.clock.at + 86_400)
+    server = TonServer(Tomorrow(Box()).answer, key=Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+    port = ton.await_(server.start())
+    address = LiteServerAddress(host="127.0.0.1", port=port, key=server.public)
+    with pytest.raises(AttestationError, match="RegistryStale"):
+        view(ton, replace(network, lite_servers=(address,)))
+    ton.await_(server.stop())
+
+
+def _block(chain: TonChain) -> Any:
+    from attestation.ton.blockid import BlockId
+
+    return BlockId.decode(chain.init_block.encode(), what="init")
+
+
+def _links_of(make: Callable[[TonAnswers, int, int], list[bytes]], *, complete: bool = True) -> type[TonAnswers]:
+    class Links(TonAnswers):
+        def block_proof(self, known: int, target: int) -> bytes:
+            links = make(self, known, target)
+            return self.box.chain.partial_proof(links, source=known, target=target, complete=complete)
+
+    return Links
+
+
+@pytest.mark.parametrize(
+    ("signers", "where"),
+    [
+        ([0] * 7, "signer"),
+        ([0, 1, 2, 3, 3], "signer"),
+        ([0, 1, 2, 3], "weight"),
+        ([], "weight"),
+        ([0] * 1000, "signer"),
+    ],
+)
+@pytest.mark.parametrize("simplex", [False, True])
+def test_one_that_repeats_signatures_or_has_too_few(
+    ton: InBox, signers: list[int], where: str, *, simplex: bool
+) -> None:
+    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001 - the first link is enough
+        return [at.box.chain.forward_link(known, 8, signers=signers, simplex=simplex)]
+
+    caught(ton, _links_of(make, complete=False), "TrustPathInvalid", where)
+
+
+def test_one_that_forges_a_link(ton: InBox) -> None:
+    """The link is signed by validators of its own, whose key block it shows in the place of the trusted one."""
+    evil = TonChain(seed=b"evil", now=NOW)
+    evil.append(now=NOW)
+
+    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001
+        link = evil.forward_link(1, 2)
+        return [link.replace(evil.init_block.encode(), at.box.chain.block(known).encode(), 1)]
+
+    caught(ton, _links_of(make), "BlockProofInvalid", "link.from")
+
+
+def test_one_that_sends_links_of_another_chain(ton: InBox) -> None:
+    evil = TonChain(seed=b"evil", now=NOW)
+    evil.append(now=NOW)
+    caught(ton, _links_of(lambda *_: [evil.forward_link(1, 2)]), "TrustPathInvalid", "path.from")
+
+
+def test_one_that_goes_past_the_target(ton: InBox) -> None:
+    class Past(TonAnswers):
+        def masterchain_info(self) -> bytes:
+            return self.info(self.box.chain.block(self.box.chain.head.seqno - 4).encode())
+
+        def block_proof(self, known: int, target: int) -> bytes:
+            return super().block_proof(known, target + 4)
+
+    caught(ton, Past, "TrustPathInvalid", "no further")
+
+
+def test_one_that_gives_no_links_for_ever(ton: InBox) -> None:
+    caught(ton, _links_of(lambda *_: [], complete=False), "TrustPathInvalid", "a link")
+
+
+def test_one_that_goes_back_and_forth_for_ever(ton: InBox) -> None:
+    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001
+        chain = at.box.chain
+        return [chain.forward_link(known, 8), chain.back_link(8, known)] * 10
+
+    caught(ton, _links_of(make, complete=False), "TrustPathInvalid", "path.direction")
+
+
+def test_one_that_repeats_a_link_for_ever(ton: InBox) -> None:
+    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001
+        return [at.box.chain.forward_link(known, 8)] * 50
+
+    caught(ton, _links_of(make, complete=False), "TrustPathInvalid", "path.from")
+
+
+def test_one_that_names_a_block_that_does_not_exist(ton: InBox) -> None:
+    class Invents(TonAnswers):
+        def masterchain_info(self) -> bytes:
+            return self.info(self.box.chain.head.encode()[:-1] + b"\x00")
+
+    caught(ton, Invents, "Unreachable", "651")
+
+
+def test_one_that_stalls(ton: InBox) -> None:
+    class Stalls(TonAnswers):
+        def answer(self, query: bytes) -> bytes | None:  # noqa: ARG002
+            return None
+
+    caught(ton, Stalls, "Unreachable", "in time")
+
+
+def test_one_that_is_always_a_little_slow(ton: InBox) -> None:
+    """Each answer comes in time; all of them together do not."""
+
+    class Slow(TonAnswers):
+        def block_proof(self, known: int, target: int) -> bytes:
+            time.sleep(0.4)
+            chain = self.box.chain
+            return chain.partial_proof(chain.forward_path(known, target)[:1], source=known, target=target)
+
+    with lying(ton, Slow) as network, pytest.raises(Unreachable, match="not done after 1 s"):
+        with_chain(network, lambda chain: chain.head(), seconds=1.0)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x00", b"\xff" * 4, bytes(1000), b"\x81\x28\x83\x85" + bytes(3)])
+def test_one_that_answers_nonsense(ton: InBox, answer: bytes) -> None:
+    class Nonsense(TonAnswers):
+        def answer(self, query: bytes) -> bytes | None:  # noqa: ARG002
+            return answer
+
+    caught(ton, Nonsense, "MalformedProof")
+
+
+def test_what_a_server_says_never_drives_the_terminal(ton: InBox) -> None:
+    class Rude(TonAnswers):
+        def answer(self, query: bytes) -> bytes | None:  # noqa: ARG002
+            return error(1, "\x1b[2Jgone\n" + "x" * 1000)
+
+    with lying(ton, Rude) as network, pytest.raises(Unreachable) as e:
+        view(ton, network)
+    assert "\x1b" not in str(e.value)
+    assert len(str(e.value)) < 300
+
+
+def test_another_server_behind_the_address(ton: InBox) -> None:
+    with lying(ton, TonAnswers) as network:
+        other = replace(network.lite_servers[0], key=Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+        with pytest.raises(Unreachable):
+            view(ton, replace(network, lite_servers=(other,)))
+
+
+@contextmanager
+def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[LiteServerAddress]:
+    """Listen and hand one connection to `serve`."""
+    import threading
+
+    def accept() -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield LiteServerAddress(host="127.0.0.1", port=listener.getsockname()[1], key=bytes(31) + b"\x01")
+        listener.close()
+    thread.join(timeout=5)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 4, bytes(100), b"x" * 100_000])
+def test_something_else_behind_the_address(ton: InBox, data: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(256)
+        try:
+            connection.sendall(data)
+            connection.settimeout(2)
+            connection.recv(1)
+        except OSError:
+            return
+
+    with raw_server(serve) as address:
+        key = ton.network.lite_servers[0].key
+        network = replace(ton.network, lite_servers=(replace(address, key=key),))
+        with pytest.raises(Unreachable):
+            view(ton, network)
+
+
+def test_nobody_behind_the_address(ton: InBox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    nobody = replace(ton.network.lite_servers[0], port=port)
+    with pytest.raises(Unreachable, match=str(port)):
+        view(ton, replace(ton.network, lite_servers=(nobody,)))
+
+
+def test_a_bent_state_of_the_registry_s_shard(ton: InBox) -> None:
+    """The validators themselves sign nonsense: a state of another shard block."""
+    chain = TonChain(seed=b"bent", now=ton.clock.at)
+    accounts = dict(ton.box.chain._heights[-1].accounts)
+    chain.append(now=ton.clock.at, accounts=accounts, bends=Bends(shard_state={"seqno": 7}))
+
+    class Box:
+        def __init__(self) -> None:
+            self.chain = chain
+
+        def tick(self) -> None:
+            pass
+
+    server = TonServer(TonAnswers(Box()).answer, key=Ed25519PrivateKey.generate())  # type: ignore[arg-type]
+    port = ton.await_(server.start())
+    address = LiteServerAddress(host="127.0.0.1", port=port, key=server.public)
+    with pytest.raises(AttestationError, match="ShardProofInvalid"):
+        view(ton, replace(ton.network, init_block=_block(chain), lite_servers=(address,)))
+    ton.await_(server.stop())
