@@ -62,6 +62,7 @@ def _kernel() -> bytes:
     return bytes(image)
 
 
+STATE = b'{"schema":"sericin-state/1","files":{"ca.json":"{}"}}'.ljust(512, b"\0")
 FILES = {
     "OVMF.fd": b"\xf4" * 131072,  # halts at every instruction: a machine that starts and does nothing
     "vmlinuz": _kernel(),
@@ -80,6 +81,7 @@ class Launchable:
     config: Path
     operator: Path
     model: Path
+    state: Path
 
     def shape(self, document: dict[str, Any]) -> Path:
         path = self.folder / f"{document['name']}.json"
@@ -89,6 +91,8 @@ class Launchable:
     def words(self, shape: dict[str, Any], *more: str) -> list[str]:
         """Give the words behind `sericin launch run`."""
         files = ["--image", self.image, "--config", self.config, "--operator", self.operator, "--model", self.model]
+        if any(device.get("holds") == "state" for device in shape["devices"]):
+            files += ["--state", self.state]
         return [str(word) for word in (self.shape(shape), *files, *more)]
 
 
@@ -144,4 +148,6 @@ def launchable(
     config.write_bytes(config_for(model, machine=machine, gpus=gpus))
     operator = folder / "operator.json"
     operator.write_bytes(operator_document())
-    return Launchable(folder=folder, image=image, config=config, operator=operator, model=model)
+    state = folder / "state.img"
+    state.write_bytes(STATE)
+    return Launchable(folder=folder, image=image, config=config, operator=operator, model=model, state=state)

@@ -90,7 +90,7 @@ def command() -> None:
 @click.option("--model", "models", multiple=True, type=click.Path(path_type=Path), help="Model file; may be repeated.")
 @click.option("--name", help="Name of this enclave; the shape's, if not given.")
 @click.option("--ledger", type=click.Path(path_type=Path), help="Ledger disk; made where there is none.")
-@click.option("--state", type=click.Path(path_type=Path), help="Disk of a simulated machine's authorities.")
+@click.option("--state", type=click.Path(path_type=Path), help="Disk of `sericin image authorities`.")
 @click.option("--console", type=click.Path(path_type=Path), help="Write what the guest prints to this file.")
 @click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="QEMU: a name or a path.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the command line, start nothing.")
@@ -131,6 +131,7 @@ def run(
             image=image.absolute(),
             config=config,
             operator=operator,
+            state=state,
             models=[model.absolute() for model in models],
             emulate=emulate,
             name=name,
@@ -138,7 +139,7 @@ def run(
             write=not dry_run,
             progress=told,
         )
-    options = launching.Options(program=qemu, disks=_disks(plan, ledger, state), grace=grace)
+    options = launching.Options(program=qemu, ledger=_ledger(plan, ledger), grace=grace)
     if not plan.published and not emulate:
         click.echo(
             f"no measurement of shape {plan.shape.name} is in the manifest: clients accept it only if their policy has "
@@ -168,15 +169,13 @@ def _launch(plan: Plan, options: launching.Options, records: Records, console: P
         raise SystemExit(EXIT_INTERRUPTED)
 
 
-def _disks(plan: Plan, ledger: Path | None, state: Path | None) -> dict[str, Path]:
-    """Say where the written disks lie: as told, or in this user's data folder, by the enclave's name."""
+def _ledger(plan: Plan, given: Path | None) -> Path:
+    """Say where the ledger lies: as told, or in this user's data folder, by the enclave's name."""
+    if given is not None and not any(device.disk == "ledger" for device in plan.shape.disks):
+        raise LaunchRefused("usage", f"shape {plan.shape.name} has no ledger disk: leave --ledger out")
     base = os.environ.get("XDG_DATA_HOME")
-    folder = (Path(base) if base else Path.home() / ".local" / "share") / "sericin" / plan.name
-    given = {"ledger": ledger, "state": state}
-    held = {device.disk for device in plan.shape.disks}
-    if surplus := [name for name, path in given.items() if path is not None and name not in held]:
-        raise LaunchRefused("usage", f"the shape has no {surplus[0]} disk: leave --{surplus[0]} out")
-    return {name: (path or folder / f"{name}.img").absolute() for name, path in given.items()}
+    folder = Path(base) if base else Path.home() / ".local" / "share"
+    return (given or folder / "sericin" / plan.name / "ledger.img").absolute()
 
 
 def _tell(event: dict[str, object]) -> None:

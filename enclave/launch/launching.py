@@ -16,13 +16,12 @@ from attestation.shape import Shape
 
 from .ending import TERMINATE_SECONDS
 from .line import TCG_PHYS_BITS, Places, command_line
-from .plan import Plan
+from .plan import SECTOR, Plan
 from .records import Process, Record, Records, replace_file
 from .refusal import LaunchRefused
 from .running import Ended, Running, Tell
 
-SECTOR: Final = 512
-DISK_SIZES: Final = {"ledger": 256 << 20, "state": 4 << 20}  # bytes of a disk that is made here; it is sparse
+LEDGER_SIZE: Final = 256 << 20  # bytes of a ledger disk that is made here; it is sparse
 VERSION_SECONDS: Final = 20.0
 WAIT: Final = 0.1
 
@@ -32,15 +31,14 @@ class Options:
     """What is this host's own business."""
 
     program: str  # QEMU: a name or a path
-    disks: dict[str, Path]  # ledger, state: where they lie
+    ledger: Path  # where the ledger disk lies, or is made
     grace: float  # seconds that a stopping guest has
 
 
 def places_of(plan: Plan, options: Options, records: Records) -> Places:
     """Say where everything of an enclave will lie. Makes nothing."""
-    held = {device.disk for device in plan.shape.disks}
-    writable = {name: path for name, path in options.disks.items() if name in held}
-    return Places(folder=records.place(plan.name), writable=writable)
+    held = any(device.disk == "ledger" for device in plan.shape.disks)
+    return Places(folder=records.place(plan.name), ledger=options.ledger if held else None)
 
 
 def launch(
@@ -48,7 +46,7 @@ def launch(
 ) -> tuple[Ended, list[str]]:
     """Run an enclave until it ends; gives how, and its last words where nobody asked it to end.
 
-    Raises LaunchRefused. Nothing is left behind but the disks that it wrote.
+    Raises LaunchRefused. Nothing is left behind but the ledger.
     """
     require_program(options.program, plan.shape)
     places = places_of(plan, options, records)
@@ -57,8 +55,8 @@ def launch(
     try:
         for name, data in plan.documents.items():
             replace_file(places.document(name), padded(data))
-        for name, path in places.writable.items():
-            make_disk(path, DISK_SIZES[name])
+        if places.ledger is not None:
+            make_disk(places.ledger, LEDGER_SIZE)
         running = Running(record, records=records, places=places, grace=options.grace, console=console, tell=tell)
         ended = running.run(command_line(plan, places, program=options.program))
     except OSError as e:

@@ -16,12 +16,13 @@ from typing import Final
 
 from attestation import qemu
 from attestation.qemu import Placed
-from attestation.shape import WRITABLE_DISKS, Shape
+from attestation.shape import Shape
 
 from ..image.devices import HEALTH_PORT, model_disk
 from .plan import Plan
 
 MEMORY: Final = "mem0"
+CONFIG_ID: Final = "opt/sericin/mrconfigid"  # hex, on an emulated machine alone
 TCG_PHYS_BITS: Final = 40  # QEMU's software processor has no other width
 
 
@@ -30,7 +31,7 @@ class Places:
     """Where a running enclave's own files lie: its folder, and the disks that it writes."""
 
     folder: Path  # documents padded to sectors, sockets
-    writable: dict[str, Path]  # ledger, state
+    ledger: Path | None  # the one disk that the guest writes, where the shape has it
 
     def document(self, name: str) -> Path:
         """Give the place of a document's padded copy."""
@@ -57,6 +58,7 @@ def command_line(plan: Plan, places: Places, *, program: str) -> list[str]:
     shape = plan.shape
     words = [program, "-name", f"guest={plan.name}", "-nodefaults", "-no-user-config"]
     words += ["-display", "none", "-vga", "none", "-serial", "none", "-parallel", "none", "-monitor", "none"]
+    words += ["-no-reboot"]  # a trust domain cannot be reset; a kernel that panics ends its machine
     words += _machine(plan, shape)
     words += ["-smp", qemu.processors(shape), "-m", f"size={shape.memory_mib}M"]
     words += ["-object", _json({"qom-type": "memory-backend-memfd", "id": MEMORY, "size": shape.memory, "share": True})]
@@ -79,7 +81,9 @@ def _machine(plan: Plan, shape: Shape) -> list[str]:
     base = qemu.machine(shape, memory=MEMORY)
     if shape.machine == "emulated":
         cpu = f"max,phys-bits={shape.phys_bits}"
-        return ["-accel", "tcg,thread=multi", "-cpu", cpu, "-machine", base]
+        # What a trust domain has in its report: an emulated guest is told it by its platform, too.
+        told = f"name={CONFIG_ID},string={plan.config_digest.hex()}"
+        return ["-accel", "tcg,thread=multi", "-cpu", cpu, "-machine", base, "-fw_cfg", told]
     guest: dict[str, object] = {
         "qom-type": "tdx-guest",
         "id": "tdx",
@@ -132,13 +136,13 @@ def _with_back_end(placed: Placed, plan: Plan, places: Places, gpu: str | None) 
 
 def _block(node: str, placed: Placed, plan: Plan, places: Places) -> dict[str, object]:
     name = placed.device.disk or ""
-    read_only = name not in WRITABLE_DISKS
+    read_only = name != "ledger"
     rootfs = plan.manifest.rootfs
     path = {
         "rootfs": plan.file(rootfs.file),
         "verity": plan.file(rootfs.verity_file),
         **{document: places.document(document) for document in plan.documents},
-        **places.writable,
+        **({"ledger": places.ledger} if places.ledger is not None else {}),
         **{model_disk(index): model for index, model in enumerate(plan.models)},
     }[placed.id if name == "model" else name]
     file = {"driver": "file", "filename": str(path), "read-only": read_only}

@@ -5,7 +5,8 @@
 2. the shape is well formed and its machine is the one asked for (TDX, or emulated);
 3. the config is well formed and speaks of the same kind of machine and number of GPUs;
 4. the operator document is well formed, and there is a disk for it exactly when there is one;
-5. the model files are those that the config names, and their disks have the roots that it names, in its order.
+5. a simulated machine's authorities are well formed, and there is a disk for them exactly when they are given;
+6. the model files are those that the config names, and their disks have the roots that it names, in its order.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from attestation.image import ImageManifest
 from attestation.operator import OperatorDocument
 from attestation.shape import MAX_SHAPE, Shape
 
+from ..image.state_disk import MAX_STATE, read_state
 from .model_disks import Progress, model_disks, sha256_of
 from .refusal import LaunchRefused
 
 MANIFEST_FILE: Final = "manifest.json"
+SECTOR: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Plan:
     shape: Shape
     manifest: ImageManifest
     image: Path
-    documents: dict[str, bytes]  # disk name to exact bytes: manifest, config, operator where there is one
+    documents: dict[str, bytes]  # disk name to exact bytes: manifest, config; operator, state where they are
     models: tuple[Path, ...]  # disks, in the order of the config
 
     @property
@@ -76,6 +79,7 @@ def make_plan(
     image: Path,
     config: Path,
     operator: Path | None,
+    state: Path | None,
     models: Sequence[Path],
     emulate: bool,
     name: str | None = None,
@@ -95,7 +99,10 @@ def make_plan(
     if operator is not None:
         documents["operator"] = _read(operator, MAX_OPERATOR)
         OperatorDocument.parse(documents["operator"])
-    _require_disks(shape, operator=operator is not None, models=len(models))
+    if state is not None:
+        documents["state"] = _read(state, MAX_STATE + SECTOR).rstrip(b"\0")
+        read_state(documents["state"])
+    _require_disks(shape, set(documents), models=len(models))
     for record in manifest.files:
         _require_file(image / record.path, size=record.size, sha256=record.sha256, progress=progress)
     return Plan(
@@ -128,19 +135,15 @@ def _require_fitting(config: EnclaveConfig, shape: Shape) -> None:
         raise LaunchRefused("mismatch", f"config.gpu asks for {real} real GPUs, but the shape has {len(shape.gpus)}")
 
 
-def _require_disks(shape: Shape, *, operator: bool, models: int) -> None:
+def _require_disks(shape: Shape, given: set[str], *, models: int) -> None:
     held = [device.disk for device in shape.disks]
-    if operator != ("operator" in held):
-        raise LaunchRefused(
-            "usage",
-            "the shape has no operator disk, so the operator document is empty: leave --operator out"
-            if operator
-            else "the shape has an operator disk: --operator FILE is needed",
-        )
-    if models != held.count("model"):
-        raise LaunchRefused(
-            "usage", f"the shape has {held.count('model')} model disks, and --model was given {models} times"
-        )
+    for name in ("operator", "state"):
+        if name in held and name not in given:
+            raise LaunchRefused("usage", f"shape {shape.name} has a disk for it: --{name} FILE is needed")
+        if name in given and name not in held:
+            raise LaunchRefused("usage", f"shape {shape.name} has no {name} disk: leave --{name} out")
+    if models != (want := held.count("model")):
+        raise LaunchRefused("usage", f"shape {shape.name} has {want} model disks, and --model was given {models} times")
 
 
 def _require_file(path: Path, *, size: int, sha256: bytes, progress: Progress) -> None:
