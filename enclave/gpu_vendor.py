@@ -32,7 +32,7 @@ from attestation.gpu.chain import verify_chain
 from attestation.gpu.chip import driver_rim_id, firmware_rim_id
 from attestation.gpu.evidence import MAX_CRL_BYTES, MAX_OCSP_BYTES, MAX_RIM_BYTES
 from attestation.gpu.opaque import decode_opaque
-from attestation.gpu.revocation import Link, check_revocation, links_of, verify_ocsp
+from attestation.gpu.revocation import Link, check_revocation, verify_ocsp
 from attestation.gpu.rim import VerifiedRim, verify_rim
 from attestation.gpu.spdm import parse_report
 from attestation.window import Window
@@ -102,9 +102,9 @@ class VendorEndorsements:
                 for rim_id in (driver_rim_id(chain.chip, opaque), firmware_rim_id(chain.chip, opaque)):
                     if rim_id and rim_id not in rims:
                         rims[rim_id] = self._keep("rim", rim_id, now, lambda rim_id=rim_id: self._rim(rim_id))  # type: ignore[misc]
-                links |= {link.key: link for link in links_of(chain.certificates, first=1, name="device")}
+                links |= {link.key: link for link in chain.links}
             for data in rims.values():
-                links |= {link.key: link for link in links_of(self._verified(data).certificates, first=0, name="RIM")}
+                links |= {link.key: link for link in self._verified(data).links}
         except AttestationError as e:
             raise GpuUnavailable(f"no endorsements for these GPUs: {e}") from None
         answers, crls = [], {}

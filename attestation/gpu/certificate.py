@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NoReturn, TypeVar
 
@@ -21,6 +22,7 @@ from .pem import UNREADABLE
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
+_CACHED_SIGNATURES: Final = 128  # the CAs above devices, reference values and responders are few
 _CRITICAL: Final = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE})
 
 
@@ -126,9 +128,21 @@ def require_issued(cert: x509.Certificate, issuer: x509.Certificate, *, code: st
     if cert.issuer.public_bytes() != issuer.subject.public_bytes():
         raise Untrusted(code, where, want=issuer.subject.rfc4514_string(), got=cert.issuer.rfc4514_string())
     try:
-        p384_key(issuer, where=where).verify(cert.signature, cert.tbs_certificate_bytes, ec.ECDSA(SHA384()))
+        _check_signature(cert, issuer)
     except InvalidSignature:
         raise Untrusted(code, where, want="a signature of its issuer", got="an invalid signature") from None
+
+
+@lru_cache(maxsize=_CACHED_SIGNATURES)
+def _check_signature(cert: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Check one signature: the same two certificates have the same answer at all times. A refusal is not remembered."""
+    key = p384_key(issuer, where="issuer")
+    key.verify(cert.signature, cert.tbs_certificate_bytes, ec.ECDSA(SHA384()))
+
+
+def forget_signatures() -> None:
+    """Forget what was checked."""
+    _check_signature.cache_clear()
 
 
 def _find(extensions: x509.Extensions, kind: type[E]) -> E | None:

@@ -19,6 +19,7 @@ from .binding import DEVICE_CHAIN_LENGTH
 from .certificate import common_name, p384_key, require_chain, validity
 from .chip import DICE_TCB_INFO, Chip, chip_of
 from .pem import load_certificate, split_pem
+from .revocation import Link, links_of
 
 _SHA384: Final = bytes.fromhex("608648016503040202")  # content of the object identifier
 _FWID_SIZE: Final = 48
@@ -39,6 +40,7 @@ class DeviceChain:
     root_spki: bytes  # 32
     window: Window
     certificates: tuple[x509.Certificate, ...] = field(repr=False)  # leaf first
+    links: tuple[Link, ...] = field(repr=False)  # whose revocation can be asked about: no service covers the leaf
 
 
 @lru_cache(maxsize=_CACHED_CHAINS)
@@ -70,6 +72,7 @@ def verify_chain(pem: bytes, *, kind: str, anchor: GpuTrustAnchor) -> DeviceChai
         root_spki=root,
         window=validity(certs[0]).meet(*(validity(c) for c in certs[1:])),
         certificates=certs,
+        links=links_of(certs, first=1, name=f"{kind} {certs[0].serial_number:x} chain"),
     )
 
 

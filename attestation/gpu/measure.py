@@ -14,6 +14,7 @@ from ..errors import Untrusted
 from .rim import VerifiedRim
 
 NVDEC0_INDEX: Final = 35  # a measurement that exists only while the first video decoder is enabled
+_NOT_MEASURED: Final = bytes(48)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,5 +69,5 @@ def compare(measurements: Sequence[bytes], rims: Sequence[VerifiedRim], *, nvdec
         for index in sorted(golden)
         if measurements[index] not in golden[index]
     )
-    uncovered = tuple(i for i, value in enumerate(measurements) if any(value) and i not in golden)
+    uncovered = tuple(i for i, value in enumerate(measurements) if value != _NOT_MEASURED and i not in golden)
     return Comparison(compared=tuple(sorted(golden)), mismatches=mismatches, uncovered=uncovered)

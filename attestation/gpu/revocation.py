@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from cryptography import x509
@@ -25,6 +26,7 @@ from ..window import Window
 from .certificate import p384_key, require_issued, require_role, require_valid
 from .pem import UNREADABLE, load_certificate
 
+_CACHED_ANSWERS: Final = 128  # a machine of twelve devices has some thirty
 _HASHES: Final[dict[str, type[HashAlgorithm]]] = {"sha256": SHA256, "sha384": SHA384}
 _SIGNATURES: Final = {
     SignatureAlgorithmOID.ECDSA_WITH_SHA256: SHA256,
@@ -37,16 +39,19 @@ LinkKey: TypeAlias = tuple[int, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A certificate whose revocation can be asked about, and its issuer."""
+    """A certificate whose revocation can be asked about, and its issuer. Made by `links_of`."""
 
     name: str  # where it stands, for messages
     certificate: x509.Certificate
     issuer: x509.Certificate
+    issuer_name: bytes  # DER
+    issuer_point: bytes  # 97, the key as CertID hashes it
+    publishes_crl: bool  # the certificate says where its issuer's CRL is
 
     @property
     def key(self) -> LinkKey:
         """Serial number and issuer's name: what names a certificate."""
-        return self.certificate.serial_number, self.issuer.subject.public_bytes()
+        return self.certificate.serial_number, self.issuer_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +65,20 @@ class CertificateStatus:
     publishes_crl: bool  # the certificate says where its issuer's CRL is
 
 
-def links_of(certs: Sequence[x509.Certificate], *, first: int, name: str) -> list[Link]:
-    """Give the links of a chain from certificate `first` up to, and without, the root."""
-    return [Link(name=f"{name}[{i}]", certificate=certs[i], issuer=certs[i + 1]) for i in range(first, len(certs) - 1)]
+def links_of(certs: Sequence[x509.Certificate], *, first: int, name: str) -> tuple[Link, ...]:
+    """Give the links of a verified chain from certificate `first` up to, and without, the root."""
+    return tuple(_link(certs[i], certs[i + 1], f"{name}[{i}]") for i in range(first, len(certs) - 1))
+
+
+def _link(certificate: x509.Certificate, issuer: x509.Certificate, name: str) -> Link:
+    return Link(
+        name=name,
+        certificate=certificate,
+        issuer=issuer,
+        issuer_name=issuer.subject.public_bytes(),
+        issuer_point=p384_key(issuer, where=name).public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+        publishes_crl=any(isinstance(e.value, x509.CRLDistributionPoints) for e in certificate.extensions),
+    )
 
 
 def check_revocation(
@@ -93,8 +109,8 @@ def check_revocation(
             name=link.name,
             serial=link.certificate.serial_number,
             ocsp=good.get(key),
-            crl=clear.get(link.issuer.subject.public_bytes()),
-            publishes_crl=_publishes_crl(link.certificate),
+            crl=clear.get(link.issuer_name),
+            publishes_crl=link.publishes_crl,
         )
         for key, link in known.items()
     }
@@ -118,7 +134,6 @@ def verify_ocsp(
         if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
             raise Untrusted("OcspUnknown", where, want="a successful response", got=response.response_status.name)
         singles = list(response.responses)
-        certificates = [load_certificate(c.public_bytes(Encoding.DER), where=where) for c in response.certificates]
         carried = [e.value.nonce for e in response.extensions if isinstance(e.value, x509.OCSPNonce)]
     except UNREADABLE:
         raise Malformed("MalformedOcsp", where, want="an OCSP response", got="other data") from None
@@ -128,8 +143,27 @@ def verify_ocsp(
         raise Untrusted("OcspMismatch", f"{where}.nonce", want=nonce.hex(), got="absent or another")
     single = singles[0]
     link = _subject(single, links, where)
-    _require_signed(response, certificates, link.issuer, organizations, now, where)
+    responder = verified_answer(der, link.issuer, organizations, where)
+    require_valid([responder], now, where=f"{where}.responder")
     return link, _good(single, now, f"{where} ({link.name})")
+
+
+@lru_cache(maxsize=_CACHED_ANSWERS)
+def verified_answer(
+    der: bytes, issuer: x509.Certificate, organizations: frozenset[str], where: str
+) -> x509.Certificate:
+    """Verify who signed a response, without regard to time: the responder that `issuer` appointed. Gives it.
+
+    The answer for the same bytes and issuer never changes, so it is remembered; refusals are not, nor is any status.
+    Raises Malformed(MalformedOcsp | MalformedCertificate), Untrusted(OcspSignatureInvalid | CertificateRoleMismatch |
+    CertificateAlgorithm).
+    """
+    try:
+        response = ocsp.load_der_ocsp_response(der)
+        certificates = [load_certificate(c.public_bytes(Encoding.DER), where=where) for c in response.certificates]
+    except UNREADABLE:
+        raise Malformed("MalformedOcsp", where, want="an OCSP response", got="other data") from None
+    return _require_signed(response, certificates, issuer, organizations, where)
 
 
 def _subject(single: ocsp.OCSPSingleResponse, links: Sequence[Link], where: str) -> Link:
@@ -138,9 +172,8 @@ def _subject(single: ocsp.OCSPSingleResponse, links: Sequence[Link], where: str)
         raise Untrusted("OcspMismatch", where, want="SHA-256 or SHA-384 CertID", got=single.hash_algorithm.name)
     for link in links:
         if link.certificate.serial_number == single.serial_number:
-            key = link.issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)[-97:]
-            name = link.issuer.subject.public_bytes()
-            if (single.issuer_name_hash, single.issuer_key_hash) == (_digest(algorithm, name), _digest(algorithm, key)):
+            want = (_digest(algorithm, link.issuer_name), _digest(algorithm, link.issuer_point))
+            if (single.issuer_name_hash, single.issuer_key_hash) == want:
                 return link
     raise Untrusted("OcspMismatch", where, want="a certificate of this evidence", got=f"{single.serial_number:x}")
 
@@ -156,9 +189,8 @@ def _require_signed(
     certificates: Sequence[x509.Certificate],
     issuer: x509.Certificate,
     organizations: frozenset[str],
-    now: datetime,
     where: str,
-) -> None:
+) -> x509.Certificate:
     """Require a responder that the subject's own issuer appointed, and its signature."""
     if len(certificates) != 1:
         raise Untrusted("OcspSignatureInvalid", where, want="one responder certificate", got=len(certificates))
@@ -173,7 +205,6 @@ def _require_signed(
         want = "extended key usage OCSPSigning"
         raise Untrusted("OcspSignatureInvalid", place, want=want, got=" ".join(sorted(purposes)) or "none")
     require_issued(responder, issuer, code="OcspSignatureInvalid", where=place)
-    require_valid([responder], now, where=place)
     if response.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         got = response.signature_algorithm_oid.dotted_string
         raise Untrusted("OcspSignatureInvalid", where, want="ecdsa-with-SHA384", got=got)
@@ -182,6 +213,7 @@ def _require_signed(
         key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(SHA384()))
     except InvalidSignature:
         raise Untrusted("OcspSignatureInvalid", where, want="a valid signature", got="an invalid one") from None
+    return responder
 
 
 def _good(single: ocsp.OCSPSingleResponse, now: datetime, where: str) -> Window:
@@ -213,7 +245,7 @@ def _verify_crl(der: bytes, links: Sequence[Link], now: datetime, where: str) ->
     if critical or algorithm is None:  # delta and partial CRLs say so in a critical extension
         raise Untrusted("CrlUnsupported", where, want="a complete CRL under ECDSA", got=" ".join(critical) or "another")
     name = crl.issuer.public_bytes()
-    of_issuer = [link for link in links if link.issuer.subject.public_bytes() == name]
+    of_issuer = [link for link in links if link.issuer_name == name]
     if not of_issuer:
         want = "an issuer of this evidence"
         raise Untrusted("CrlIssuerMismatch", where, want=want, got=crl.issuer.rfc4514_string()[:128])
@@ -237,7 +269,3 @@ def _reason(entry: x509.RevokedCertificate) -> str:
         if extension.oid == CRLEntryExtensionOID.CRL_REASON and isinstance(extension.value, x509.CRLReason):
             return f"revoked: {extension.value.reason.value}"
     return "revoked"
-
-
-def _publishes_crl(certificate: x509.Certificate) -> bool:
-    return any(isinstance(e.value, x509.CRLDistributionPoints) for e in certificate.extensions)

@@ -22,6 +22,7 @@ from ..window import Window
 from .anchor import GpuTrustAnchor
 from .certificate import p384_key, require_chain, validity
 from .pem import load_certificate
+from .revocation import Link, links_of
 from .rimxml import Element, parse_xml
 from .xmldsig import find_signature, signed_document
 
@@ -53,6 +54,7 @@ class VerifiedRim:
     root_spki: bytes  # 32
     window: Window
     certificates: tuple[x509.Certificate, ...] = field(repr=False)  # leaf first
+    links: tuple[Link, ...] = field(repr=False)  # whose revocation can be asked about
 
 
 @lru_cache(maxsize=_CACHED_RIMS)
@@ -88,6 +90,7 @@ def verify_rim(data: bytes, *, anchor: GpuTrustAnchor) -> VerifiedRim:
         root_spki=root_spki,
         window=validity(certs[0]).meet(*(validity(c) for c in certs[1:])),
         certificates=certs,
+        links=links_of(certs, first=0, name=f"{component} RIM chain"),
     )
 
 

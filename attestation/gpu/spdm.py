@@ -25,6 +25,7 @@ SIGNATURE_SIZE: Final = 96  # r || s, 48 bytes big-endian each
 MAX_PADDING: Final = 4  # zero bytes that drivers are known to leave after the signature
 BLOCKS: Final = {"gpu": 64, "switch": 31}
 
+_BLOCK_HEADER: Final = bytes([1, DIGEST_SIZE + 3, 0, 1, DIGEST_SIZE, 0])  # what follows a block's index
 _CODE: Final = "MalformedGpuReport"
 _LAYOUT: Final = "UnsupportedGpuReport"
 
@@ -94,13 +95,16 @@ def _measurements(r: Reader, blocks: int) -> tuple[bytes, ...]:
 
 
 def _block(r: Reader, index: int) -> bytes:
+    """Read one block; its seven bytes of header have one legal value, and another one is named field by field."""
     where = f"block[{index}]"
-    _require(r.u8(f"{where}.index"), index, f"{where}.index")
-    _require(r.u8(f"{where}.specification"), 1, f"{where}.specification")  # DMTF
-    _require(r.u16le(f"{where}.size"), DIGEST_SIZE + 3, f"{where}.size")
-    _require(r.u8(f"{where}.value_type"), 1, f"{where}.value_type")  # digest of mutable firmware
-    _require(r.u16le(f"{where}.value_size"), DIGEST_SIZE, f"{where}.value_size")
-    return r.take(DIGEST_SIZE, f"{where}.value")
+    header, value = r.take(BLOCK_SIZE - DIGEST_SIZE, where), r.take(DIGEST_SIZE, where)
+    if header != bytes([index, *_BLOCK_HEADER]):
+        _require(header[0], index, f"{where}.index")
+        _require(header[1], 1, f"{where}.specification")  # DMTF
+        _require(int.from_bytes(header[2:4], "little"), DIGEST_SIZE + 3, f"{where}.size")
+        _require(header[4], 1, f"{where}.value_type")  # digest of mutable firmware
+        _require(int.from_bytes(header[5:], "little"), DIGEST_SIZE, f"{where}.value_size")
+    return value
 
 
 def _require(got: int, want: int, field: str) -> None:

@@ -27,7 +27,7 @@ from .chip import driver_rim_id, firmware_rim_id, reports_fwid
 from .evidence import MAX_DEVICES, GpuDeviceEvidence, GpuEndorsementSet
 from .measure import Comparison, compare
 from .opaque import GpuMode, OpaqueData, decode_opaque
-from .revocation import CertificateStatus, Link, LinkKey, check_revocation, links_of
+from .revocation import CertificateStatus, Link, LinkKey, check_revocation
 from .rim import VerifiedRim, verify_rim
 from .spdm import SpdmReport, parse_report
 from .topology import require_topology
@@ -147,11 +147,8 @@ class _Device:
     rims: tuple[VerifiedRim, ...]
 
     def links(self) -> list[Link]:
-        """Everything whose revocation can be asked about. The leaf's cannot: no service covers it."""
-        found = links_of(self.chain.certificates, first=1, name=f"{self.evidence.kind} {self.chain.serial:x} chain")
-        for rim in self.rims:
-            found += links_of(rim.certificates, first=0, name=f"{rim.component} RIM chain")
-        return found
+        """Everything whose revocation can be asked about."""
+        return [*self.chain.links, *(link for rim in self.rims for link in rim.links)]
 
 
 def _verify_all(
