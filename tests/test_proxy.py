@@ -6,8 +6,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import shutil
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ import openai
 import pytest
 from aiohttp import web
 
+from client.exchange import SEALED_PATH
 from client.memory import ReceiptMemory
 from client.proxy import Proxy
 from client.upstream import Upstream
+from enclave.metrics import Count
 from tests.forged import MODEL
+from tests.relay import relayed
 from tests.served import Served, served
 
 SHOWN = f"{MODEL}@NOT-CONFIDENTIAL"
@@ -27,15 +33,14 @@ SHOWN = f"{MODEL}@NOT-CONFIDENTIAL"
 class Running:
     """A proxy in a thread in front of an enclave."""
 
-    def __init__(self, enclave: Served, *, token: str | None = None) -> None:
+    def __init__(self, enclave: Served, *, token: str | None = None, at_once: int = 16) -> None:
         self.memory = ReceiptMemory(None)
         self.upstream = Upstream(enclave.attest, now=enclave.now, memory=self.memory)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._runner = web.AppRunner(
-            Proxy(self.upstream, token=token).application(), access_log=None, handler_cancellation=True
-        )
+        self.proxy = Proxy(self.upstream, token=token, at_once=at_once)
+        self._runner = web.AppRunner(self.proxy.application(), access_log=None, handler_cancellation=True)
         self.port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
 
     async def _start(self) -> int:
@@ -54,6 +59,7 @@ class Running:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+        self.proxy.close()
         self.upstream.close()
         self.memory.close()
 
@@ -167,6 +173,132 @@ def test_a_full_enclave_is_a_429_with_a_hint(tmp_path: Path) -> None:
             running.close()
 
 
+def slow_caller(running: Running) -> http.client.HTTPConnection:
+    """Send a long question and wait for nothing."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "slow " * 300}]})
+    connection.request("POST", "/v1/chat/completions", body)
+    return connection
+
+
+def eventually(holds: Callable[[], object]) -> None:
+    for _ in range(250):
+        if holds():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to hold")
+
+
+def test_a_caller_who_goes_away_ends_the_run_and_it_is_not_sent_again(tmp_path: Path) -> None:
+    with served(tmp_path, delay=0.02) as slow:
+        running = Running(slow)
+        try:
+            gone = slow_caller(running)
+            eventually(lambda: slow.call(lambda: slow.floor.pump.live))
+            gone.close()
+            eventually(lambda: slow.count(Count.RUNS_ABORTED) == 1)
+            with openai.OpenAI(base_url=running.url, api_key="x", max_retries=0) as caller:
+                message: Any = [{"role": "user", "content": "slow " * 300}]
+                with caller.chat.completions.create(model=MODEL, messages=message, stream=True) as stream:
+                    next(iter(stream))
+            eventually(lambda: slow.count(Count.RUNS_ABORTED) == 2)
+            time.sleep(0.2)
+            assert slow.count(Count.SEALED_ACCEPTED) == 2
+        finally:
+            running.close()
+
+
+def test_a_full_proxy_is_a_429_with_a_hint(tmp_path: Path) -> None:
+    with served(tmp_path, delay=0.02) as slow:
+        running = Running(slow, at_once=2)
+        try:
+            held = [slow_caller(running) for _ in range(2)]
+            eventually(lambda: slow.call(lambda: slow.floor.pump.live) == 2)
+            with (
+                openai.OpenAI(base_url=running.url, api_key="x", max_retries=0) as caller,
+                pytest.raises(openai.RateLimitError) as e,
+            ):
+                caller.models.list()
+            assert e.value.response.headers["Retry-After"] == "1"
+            for connection in held:
+                connection.close()
+            eventually(lambda: raw(running, {}) == 200)
+        finally:
+            running.close()
+
+
+def test_an_unknown_outcome_is_a_502_that_is_not_sent_again(enclave: Served) -> None:
+    with relayed(enclave, lambda path, data: (503 if path == SEALED_PATH else 200, data)) as relay:
+        running = Running(enclave)
+        running.upstream._connect = lambda: enclave.attest(target=relay.target)
+        try:
+            with (
+                openai.OpenAI(base_url=running.url, api_key="x", max_retries=3) as caller,
+                pytest.raises(openai.InternalServerError) as e,
+            ):
+                caller.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
+            assert e.value.code == "RunOutcomeUnknown"
+        finally:
+            running.close()
+        assert relay.paths.count(SEALED_PATH) == 2  # the second one under the same run id
+
+
+def test_a_stream_that_is_cut_says_so_and_has_no_done(tmp_path: Path) -> None:
+    with served(tmp_path, delay=0.02) as slow:
+        running = Running(slow)
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+            message = [{"role": "user", "content": "cut " * 300}]
+            asked = {"model": MODEL, "stream": True, "messages": message}
+            connection.request("POST", "/v1/chat/completions", json.dumps(asked))
+            with connection.getresponse() as response:
+                assert response.readline().startswith(b"data: {")
+                slow.call(slow.service._routes.cut_short)
+                rest = response.read()
+            connection.close()
+            assert json.loads(rest.strip().split(b"data: ")[-1])["error"]["code"] == "StreamTruncated"
+            assert b"[DONE]" not in rest
+        finally:
+            running.close()
+
+
+def test_a_restarted_enclave_is_verified_anew_and_asked(tmp_path: Path) -> None:
+    """Idle connections of the earlier boot are closed: nothing was sent on them, so nothing is in doubt."""
+    with served(tmp_path / "a") as first, served(tmp_path / "b") as second:
+        at = [first]
+
+        def connect() -> Any:
+            return at[0].attest()
+
+        running = Running(first)
+        running.upstream._connect = connect
+        try:
+            with openai.OpenAI(base_url=running.url, api_key="x", max_retries=0) as caller:
+                message: Any = [{"role": "user", "content": "hello"}]
+                boots = []
+                for _ in range(2):
+                    answer: Any = caller.chat.completions.create(model=MODEL, messages=message)
+                    boots.append(answer.model_extra["sericin"]["boot_digest"])
+                    at[0] = second
+                    first.drop_connections()
+                    time.sleep(0.1)
+            assert boots == [s.booted.boot.digest.hex() for s in (first, second)]
+        finally:
+            running.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_is_served(proxy: Running) -> None:
+    asked = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "said by curl"}]})
+    words = ["curl", "-sSN", "--fail", f"{proxy.url}/chat/completions", "-H", "Content-Type: application/json"]
+    ended = subprocess.run([*words, "-d", asked], capture_output=True, text=True, check=True, timeout=20)
+    events = [line.removeprefix("data: ") for line in ended.stdout.splitlines() if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]) == "said by curl"
+    assert ": receipt " in ended.stdout
+
+
 def test_an_enclave_that_fails_verification_is_a_502(enclave: Served) -> None:
     def refuse() -> Any:
         return enclave.attest(runtime=enclave.policy_document()["runtime"] | {"engine": ["llama"]})
@@ -202,6 +334,10 @@ def raw(proxy: Running, headers: dict[str, str], *, path: str = "/v1/models", bo
         ({"Host": "localhost:10000"}, 200),
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "evil.example:127.0.0.1"}, 403),
+        ({"Host": "127.0.0.1:evil"}, 403),
+        ({"Host": "[::1]:10000"}, 200),
+        ({"Host": ""}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
     ],
