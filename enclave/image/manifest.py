@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the files of an image to its manifest: digests, parts, and what it measures to in the shapes that come with it."""
+"""From the files of an image to its manifest: digests, parts, and registers in the shapes that come with it."""
 
 from __future__ import annotations
 

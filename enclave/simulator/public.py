@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ def write_public(
 
 def write_public_of(
     state: Path,
-    image: dict[str, object],
+    image: Mapping[str, object],
     *,
     root_pem: str,
     gpus: int,
@@ -54,7 +54,7 @@ def write_public_of(
     document = {
         "schema": SCHEMA,
         "simulated": True,
-        "image": image,
+        "image": dict(image),
         "gpus": gpus,
         "roots": {
             "tdx_root": root_pem,
