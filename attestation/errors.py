@@ -45,7 +45,7 @@ _UNTRUSTED: Final = """
     OcspSignatureInvalid OcspMismatch OcspExpired OcspNotYetValid OcspRevoked OcspUnknown EatSignatureInvalid
     EatMismatch
     HpkeOpenFailed FrameAuthenticationFailed StreamTruncated StreamOverrun ReceiptSignatureInvalid ReceiptMismatch
-    ReceiptEquivocation CommitmentMismatch TokenCountMismatch BatchProofInvalid BatchSignatureInvalid
+    ReceiptEquivocation CommitmentMismatch TokenCountMismatch ReplayMismatch BatchProofInvalid BatchSignatureInvalid
     RegistrationSignatureInvalid
     BlockProofInvalid ShardProofInvalid AccountProofInvalid RegistryProofInvalid TrustPathInvalid NotAnchored
 """
