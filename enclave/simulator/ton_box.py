@@ -17,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from pytoniq_core.boc.address import Address
 from pytoniq_core.boc.builder import Builder
 from pytoniq_core.boc.cell import Cell
-from pytoniq_core.tlb.transaction import MessageAny
+from pytoniq_core.tlb.block import CurrencyCollection
+from pytoniq_core.tlb.transaction import InternalMsgInfo, MessageAny
 
 from .ton_cells import bag, end
 from .ton_chain import TonChain, active_account
@@ -82,6 +84,26 @@ class TonBox:
         if not self._run(address, cell, now):
             raise Rejected("the account does not accept it")
         self.block()
+
+    def send(self, source: bytes, to: bytes, body: bytes, *, value: int) -> int | None:
+        """Run an internal message out of nowhere, `body` a bag of cells, and make a block; give the exit code."""
+        info = InternalMsgInfo(
+            ihr_disabled=True,
+            bounce=True,
+            bounced=False,
+            src=Address((0, source)),
+            dest=Address((0, to)),
+            value=CurrencyCollection(value),
+            ihr_fee=0,
+            fwd_fee=0,
+            created_lt=0,
+            created_at=0,
+        )
+        message = MessageAny(info=info, init=None, body=Cell.one_from_boc(body))
+        at = len(self.steps)
+        self._run(to, message.serialize(), max(self._clock(), self._made_at))
+        self.block()
+        return self.steps[at].exit
 
     def _run(self, first: bytes, message: Cell, now: int) -> bool:
         waiting = deque([(first, message)])
