@@ -37,9 +37,10 @@ def main() -> None:
     except OSError as e:
         _say(f"REFUSED machine: {e}")
         health.set("refused", code="machine", why=str(e))
-    health.say_once()
-    time.sleep(LAST_WORDS)
-    power_off()
+    finally:
+        health.say_once()
+        time.sleep(LAST_WORDS)
+        power_off()
 
 
 def _serve(prepared: Prepared, health: Health) -> None:

@@ -73,8 +73,9 @@ class Health:
 
 def find_port(root: Path = PORTS) -> Path | None:
     """Give the device of the health port, or None."""
-    for port in sorted(root.glob("vport*")) if root.is_dir() else ():
-        if (port / "name").read_text().strip() == HEALTH_PORT:
+    for port in sorted(root.glob("vport*")):
+        name = port / "name"  # a console's port has none
+        if name.exists() and name.read_text().strip() == HEALTH_PORT:
             return Path("/dev") / port.name
     return None
 
