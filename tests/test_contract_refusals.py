@@ -60,6 +60,16 @@ def test_register_refuses_too_small_a_fee(contract: Contract) -> None:
     refused(contract, HOST, register(FIRST), 716, value=FEE - 1)
 
 
+def test_a_message_that_pays_the_fee_but_not_the_gas_changes_nothing(contract: Contract) -> None:
+    before, balance = contract.data.hash, contract.state.balance
+    outcome = contract.send(HOST, register(FIRST), value=FEE)
+    assert (outcome.exit, outcome.action, outcome.aborted) == (0, 37, True)
+    assert contract.data.hash == before
+    assert contract.state.balance >= balance
+    registered(contract)
+    refused(contract, HOST, anchor(BATCH), -14, value=1_000_000)  # out of gas
+
+
 def raw_registration(
     *, tag: int = 0x53524333, version: int = 1, serial: int = 0, seqno: int = 0, head: int = 0, extra: int = 0
 ) -> Cell:

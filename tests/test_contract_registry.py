@@ -12,6 +12,7 @@ import pytest
 
 from attestation.batch import Recovered
 from attestation.ton.boc import read_boc
+from attestation.ton.registry import Address, Listing, find_key, read_registry
 from attestation.ton.slices import Builder, Slice
 from client import registry_messages as messages
 from tests.contract_cases import (
@@ -175,3 +176,44 @@ def test_an_empty_message_is_a_top_up(contract: Contract) -> None:
     before = contract.state.balance
     assert contract.send(STRANGER, Builder().cell(), value=10**9).exit == 0
     assert contract.state.balance > before + 9 * 10**8
+
+
+def test_get_methods_and_the_proved_state_say_the_same(contract: Contract) -> None:
+    anchored(contract)
+    image, model = b"\x44" * 32, b"\x55" * 32
+    assert contract.send(OWNER, messages.list_digest("allow_image", image, not_after=NOW + 9)).exit == 0
+    assert contract.send(OWNER, messages.list_digest("allow_model", model, not_after=NOW + 8)).exit == 0
+    assert contract.send(OWNER, messages.list_digest("revoke_image", model)).exit == 0
+    assert contract.send(OWNER, messages.list_digest("revoke_key", image)).exit == 0
+    assert contract.send(OWNER, messages.offer_ownership(-1, STRANGER)).exit == 0
+    state = read_registry(contract.data)
+    assert contract.get("get_version") == (0, [1])
+    assert contract.get("get_owner") == (0, ["cell", "cell"])
+    assert (state.owner, state.offered) == (
+        Address(workchain=0, account=OWNER),
+        Address(workchain=-1, account=STRANGER),
+    )
+    assert contract.get("get_fee") == (0, [state.fee])
+    assert state.images == {image: Listing(since=NOW, not_after=NOW + 9)}
+    assert state.models == {model: Listing(since=NOW, not_after=NOW + 8)}
+    assert (state.revoked_images, state.revoked_keys) == ({model: NOW}, {image: NOW})
+    found = state.enclaves[PUBLIC]
+    boot, head = int.from_bytes(found.boot, "big"), int.from_bytes(found.head, "big")
+    assert enclave(contract) == [-1, boot, found.serial, found.valid_until, found.seqno, head, found.anchored_at]
+    assert find_key(contract.data, PUBLIC).enclave == found
+    assert find_key(contract.data, image).revoked_at == NOW
+
+
+def test_an_extension_is_kept_as_it_came(contract: Contract) -> None:
+    extension = Builder().uint(5, 9).ref(Builder().cell()).cell()
+    assert contract.send(HOST, register(replace(FIRST, extension=extension))).exit == 0
+    kept = read_registry(contract.data).enclaves[PUBLIC].extension
+    assert kept is not None
+    assert kept.hash == extension.hash
+
+
+def test_what_follows_a_message_changes_nothing(contract: Contract) -> None:
+    body = register(FIRST)
+    longer = Builder().uint(int.from_bytes(body.data, "big"), body.bits).uint(5, 7).ref(body.refs[0]).cell()
+    assert contract.send(HOST, longer).exit == 0
+    assert read_registry(contract.data).enclaves[PUBLIC].head == FIRST.hash
