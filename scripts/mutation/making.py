@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Mutant:
     after: str
     number: int  # of those with the same text in the same function, from 0
     source: str  # the whole changed file
+    file_sha256: str  # of the unchanged one
 
     @property
     def key(self) -> str:
@@ -151,7 +153,7 @@ def mutants_of(tree: Path, file: str) -> tuple[list[Mutant], int]:
     names = _functions(module)
     mutants: list[Mutant] = []
     seen: dict[tuple[str, str, str], int] = {}
-    texts = {source}
+    texts, digest = {source}, sha256(source.encode()).hexdigest()
     for one in found:
         function = names.get(id(one.contained_by_top_level_function), "") if one.contained_by_top_level_function else ""
         changed = deep_replace(module, one.original_node, one.mutated_node)
@@ -164,6 +166,6 @@ def mutants_of(tree: Path, file: str) -> tuple[list[Mutant], int]:
         number = seen.get((function, before, after), 0)
         seen[function, before, after] = number + 1
         place = places[one.original_node]
-        made = Mutant(file, function, place.start.line, place.end.line, before, after, number, text)
+        made = Mutant(file, function, place.start.line, place.end.line, before, after, number, text, digest)
         mutants.append(made)
     return mutants, everything - len(mutants)

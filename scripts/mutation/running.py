@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -96,8 +97,19 @@ def compiled(function: str, code: CodeType) -> CodeType | None:
 
 
 def put_in(mutant: Mutant) -> bool:
-    """Replace the code of the mutated function; False when that changes nothing (a default argument, say)."""
-    module = sys.modules[mutant.file.removesuffix(".py").replace("/", ".")]
+    """Replace the code of the mutated function, or the mutated constants wherever they were imported.
+
+    False when that cannot be done so: a default argument, a class body, a decorator.
+    """
+    module = _module(mutant)
+    if not mutant.function:
+        new = changed_constants(mutant)
+        for name, value in new.items():
+            old = vars(module)[name]
+            for other in list(sys.modules.values()):
+                if vars(other or object).get(name) is old:
+                    setattr(other, name, value)
+        return bool(new)
     target = live(mutant.function, module)
     code = compiled(mutant.function, compile(mutant.source, str(module.__file__), "exec", dont_inherit=True))
     if target is None or code is None or code == target.__code__:
@@ -106,6 +118,33 @@ def put_in(mutant: Mutant) -> bool:
         return False
     target.__code__ = code
     return True
+
+
+def _module(mutant: Mutant) -> ModuleType:
+    return sys.modules[mutant.file.removesuffix(".py").replace("/", ".")]
+
+
+def _plain(value: object) -> bool:
+    """Whether a value holds nothing that the changed module made for itself: functions, classes, their instances."""
+    if isinstance(value, dict):
+        return all(_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, list | tuple | set | frozenset):
+        return all(_plain(item) for item in value)
+    return value is None or type(value) in {int, str, bytes, bool, float, re.Pattern}
+
+
+def changed_constants(mutant: Mutant) -> dict[str, object]:
+    """Run the changed module aside and give its constants that differ. Raises what its import raises."""
+    module = _module(mutant)
+    aside = ModuleType(module.__name__)
+    aside.__file__, aside.__package__, aside.__spec__ = module.__file__, module.__package__, module.__spec__
+    sys.modules[module.__name__] = aside  # dataclasses look their module up by name
+    try:
+        exec(compile(mutant.source, str(module.__file__), "exec", dont_inherit=True), vars(aside))  # noqa: S102
+    finally:
+        sys.modules[module.__name__] = module
+    pairs = ((name, value, vars(module).get(name)) for name, value in vars(aside).items() if not name.startswith("__"))
+    return {name: value for name, value, old in pairs if _plain(value) and _plain(old) and value != old}
 
 
 class Campaign:
@@ -151,7 +190,9 @@ class Campaign:
 
     def _chosen(self, mutant: Mutant, by_line: dict[str, dict[int, set[str]]]) -> list[str]:
         """Choose the tests that reach the place, or its function where lines do not tell; rare ones before common."""
-        module = sys.modules[mutant.file.removesuffix(".py").replace("/", ".")]
+        module = _module(mutant)
+        if not mutant.function:
+            return sorted(self._took, key=lambda name: self._took[name])
         target = live(mutant.function, module)
         if target is None:
             return list(self._took)
@@ -178,16 +219,21 @@ class Campaign:
             self._forked = True
             if not put_in(mutant):
                 os._exit(SAME)
-            for module in list(sys.modules.values()):
-                if module and module.__name__.startswith("attestation."):
-                    for value in vars(module).values():
-                        if hasattr(value, "cache_clear"):
-                            value.cache_clear()
+            _forget()
             for item, following in zip(items, [*items[1:], None], strict=True):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             os._exit(SURVIVED)
         except BaseException:  # noqa: BLE001  # whatever it was, a test process that breaks is a killed mutant
             os._exit(KILLED)
+
+
+def _forget() -> None:
+    """Empty the caches of what is tested: what they hold was made without the mutant."""
+    for module in list(sys.modules.values()):
+        if module and module.__name__.startswith("attestation."):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
 
 
 def _lines(code: CodeType) -> set[int | None]:
@@ -198,28 +244,22 @@ def _lines(code: CodeType) -> set[int | None]:
     return found
 
 
-def functions(
-    tree: Path, tests: list[str], mutants: list[Mutant]
-) -> Callable[[dict[Mutant, Outcome]], Iterator[tuple[Mutant, Outcome]]]:
-    """Give a source of outcomes for mutants inside functions; what cannot be tried so is left for `constants`."""
-
-    def outcomes(_known: dict[Mutant, Outcome]) -> Iterator[tuple[Mutant, Outcome]]:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reader)
-            _child(tree, tests, mutants, writer)
-        os.close(writer)
-        with os.fdopen(reader) as lines:
-            for line in lines:
-                number, outcome = json.loads(line)
-                if outcome:
-                    yield mutants[number], outcome
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code:
-            raise SystemExit(f"scripts/mutate: the tests do not pass without a mutant (pytest: {code})")
-
-    return outcomes
+def in_memory(tree: Path, tests: list[str], mutants: list[Mutant]) -> Iterator[tuple[Mutant, Outcome]]:
+    """Give outcomes for the mutants that can be put in; the others are left for `by_import`."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _child(tree, tests, mutants, writer)
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        for line in lines:
+            number, outcome = json.loads(line)
+            if outcome:
+                yield mutants[number], outcome
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise SystemExit(f"scripts/mutate: the tests do not pass without a mutant (pytest: {code})")
 
 
 def _arguments(tests: list[str]) -> list[str]:
@@ -267,23 +307,14 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._source
 
 
-def constants(
-    tree: Path, tests: list[str], mutants: list[Mutant]
-) -> Callable[[dict[Mutant, Outcome]], Iterator[tuple[Mutant, Outcome]]]:
-    """Give a source of outcomes for the mutants that have none yet: each imports the changed module."""
-
-    def outcomes(known: dict[Mutant, Outcome]) -> Iterator[tuple[Mutant, Outcome]]:
-        left = [mutant for mutant in mutants if mutant not in known]
-        if not left:
-            return
-        began = time.monotonic()
-        if _import_and_run(tree, tests, None, 600) != "survived":
-            raise SystemExit("scripts/mutate: the tests do not pass without a mutant")
-        allowed = SLACK + FACTOR * (time.monotonic() - began)
-        for mutant in left:
-            yield mutant, _import_and_run(tree, tests, mutant, allowed)
-
-    return outcomes
+def by_import(tree: Path, tests: list[str], mutants: list[Mutant]) -> Iterator[tuple[Mutant, Outcome]]:
+    """Give outcomes by importing each changed module."""
+    began = time.monotonic()
+    if _import_and_run(tree, tests, None, 900) != "survived":
+        raise SystemExit("scripts/mutate: the tests do not pass without a mutant")
+    allowed = SLACK + FACTOR * (time.monotonic() - began)
+    for mutant in mutants:
+        yield mutant, _import_and_run(tree, tests, mutant, allowed)
 
 
 def _import_and_run(tree: Path, tests: list[str], mutant: Mutant | None, seconds: float) -> Outcome:
