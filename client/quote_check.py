@@ -18,13 +18,15 @@ from attestation.policy import Policy
 from attestation.roots import used_roots
 from attestation.tdx.appraise import appraise_quote
 from attestation.tdx.collateral import MAX_COLLATERAL, Collateral
-from attestation.tdx.eventlog import RegisterReplay, compare, parse_event_log
+from attestation.tdx.eventlog import LogEvent, RegisterReplay, compare, parse_event_log
+from attestation.tdx.measure_compare import Comparison, compare_report
 from attestation.tdx.memory import Memory
 from attestation.tdx.quote import MAX_QUOTE, Quote
 from attestation.tdx.verify import VerifiedQuote, verify_quote
 from attestation.trust.intel import INTEL_ANCHOR
 
 from .errors import UsageFault
+from .measuring import Measured
 from .output import read_file
 from .quote_report import platform_json, quote_json, tcb_json
 
@@ -58,6 +60,8 @@ class QuoteCheck:
     policy: Policy | None = None
     findings: list[Finding] = field(default_factory=list)
     registers: tuple[RegisterReplay, ...] = ()
+    image: Measured | None = None
+    measurements: tuple[Comparison, ...] = ()
     error: AttestationError | None = None
 
     @property
@@ -88,6 +92,8 @@ class QuoteCheck:
             "window": v.window.to_json() if v else None,
             "root_sha256": v.root_sha256.hex() if v else None,
             "findings": [finding.to_json() for finding in self.findings],
+            "image": self.image.image.image_id.hex() if self.image else None,
+            "measurements": [comparison.to_json() for comparison in self.measurements],
             "event_log": [
                 {
                     "register": f"rtmr{r.index}",
@@ -111,13 +117,14 @@ def check_quote(
     allow_unconfidential: bool = False,
     report: bytes | None = None,
     event_log: bytes | None = None,
+    image: Measured | None = None,
     memory: Memory | None = None,
 ) -> QuoteCheck:
     """Verify one quote, and appraise it where a policy is given. Nothing is raised: what is wrong is in `error`.
 
-    `report` is the expected REPORTDATA (64 bytes).
+    `report` is the expected REPORTDATA (64 bytes); `image` is what its registers must be.
     """
-    check = QuoteCheck(policy=policy)
+    check = QuoteCheck(policy=policy, image=image)
     try:
         check.quote = Quote.parse(data)
         anchor = policy.roots.tdx if policy is not None else INTEL_ANCHOR
@@ -125,8 +132,11 @@ def check_quote(
         if report is not None and check.quote.report.report_data != report:
             got = check.quote.report.report_data.hex()
             raise Untrusted("ReportDataMismatch", "report_data", want=report.hex(), got=got)
-        if event_log is not None:
-            _replay(check, check.quote, event_log)
+        log = parse_event_log(event_log) if event_log is not None else None
+        if log is not None:
+            _replay(check, check.quote, log)
+        if image is not None:
+            _compare_image(check, check.quote, image, log)
         if policy is not None:
             _appraise(check, check.verified, policy, now=now, allow_unconfidential=allow_unconfidential)
     except AttestationError as e:
@@ -134,8 +144,8 @@ def check_quote(
     return check
 
 
-def _replay(check: QuoteCheck, quote: Quote, event_log: bytes) -> None:
-    check.registers = compare(parse_event_log(event_log), quote.report.rtmr)
+def _replay(check: QuoteCheck, quote: Quote, log: tuple[LogEvent, ...]) -> None:
+    check.registers = compare(log, quote.report.rtmr)
     for register in check.registers[:3]:
         if not register.equal:
             want, got = register.quoted.hex(), register.replayed.hex()
@@ -145,6 +155,20 @@ def _replay(check: QuoteCheck, quote: Quote, event_log: bytes) -> None:
     if last.events and not last.equal:
         want, got = last.quoted.hex(), last.replayed.hex()
         raise Untrusted("EventLogReplayMismatch", "rtmr3", want=want, got=got)
+
+
+def _compare_image(check: QuoteCheck, quote: Quote, image: Measured, log: tuple[LogEvent, ...] | None) -> None:
+    """Require the quote's registers to be the image's. RTMR0 alone may be without a computed value, which is said."""
+    check.measurements = compare_report(image.prediction, quote.report, image.image.files, image.shape, log=log)
+    for found in check.measurements:
+        code, event = "MeasurementMismatch", found.difference
+        if event is not None:
+            want, got = (value.hex() if value is not None else "no event" for value in (event.expected, event.got))
+            raise Refused(code, f"{found.register}, event {event.number}: {event.event}", want=want, got=got)
+        if found.expected is None and found.register != "rtmr0":
+            raise Refused(code, found.register, want=f"not computed: {found.why}", got=found.quoted.hex())
+        if found.expected is not None and not found.equal:
+            raise Refused(code, found.register, want=found.expected.hex(), got=found.quoted.hex())
 
 
 def _appraise(

@@ -8,13 +8,16 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from attestation.evidence import MAX_CONFIG
 from attestation.findings import Waived
 from attestation.policy import MAX_POLICY, Policy
 from attestation.strict_json import loads
 
 from ..attested import wall_clock
+from ..errors import UsageFault
+from ..measuring import measured_in, parse_key, read_shape
 from ..output import console, print_json, read_file, reports_errors, write_file
-from ..policy_making import differences, frame, from_simulator, printed
+from ..policy_making import differences, frame, from_simulator, printed, unfilled, with_config, with_image
 
 
 @click.group(name="policy")
@@ -24,19 +27,44 @@ def command() -> None:
 
 @command.command()
 @click.option("--simulator", type=click.Path(path_type=Path), help="State directory of a simulated machine.")
+@click.option("--image", type=click.Path(path_type=Path), help="Directory of an enclave image.")
+@click.option("--shape", "shapes", multiple=True, type=click.Path(path_type=Path), help="A shape to measure it in.")
+@click.option("--key", "key_text", help="The image's manifest must be signed by this Ed25519 key, hex.")
+@click.option("--config", type=click.Path(path_type=Path), help="The config document of the enclave.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of standard output.")
 @reports_errors
-def init(simulator: Path | None, output: Path | None) -> None:
+def init(
+    simulator: Path | None,
+    image: Path | None,
+    shapes: tuple[Path, ...],
+    key_text: str | None,
+    config: Path | None,
+    output: Path | None,
+) -> None:
     """Make a strict starting policy to read and edit.
 
-    Without an option: a frame under Intel's and NVIDIA's roots whose measurements are left to fill in.
+    Without an option: a frame under Intel's and NVIDIA's roots whose measurements are left to fill in. --image fills
+    them from the files of an image, measured in each --shape, or as its manifest records them when none is given;
+    --config fills in what the config pins. --simulator gives the roots of a simulated machine.
     """
-    now = wall_clock()
-    document = printed(from_simulator(simulator, now=now) if simulator is not None else frame(now=now))
+    now, notes = wall_clock(), console(stderr=True)
+    made = from_simulator(simulator, now=now) if simulator is not None else frame(now=now)
+    if image is None and (shapes or key_text is not None):
+        raise UsageFault("--shape and --key belong to --image")
+    if image is not None:
+        key = parse_key(key_text)
+        manifest, measurements = measured_in(image, [read_shape(path) for path in shapes], key=key)
+        made = with_image(made, manifest, measurements, now=now)
+        if not shapes:
+            notes.print("registers as the manifest records them: --shape FILE computes them", style="yellow")
+    if config is not None:
+        made = with_config(made, read_file(config, limit=MAX_CONFIG))
+    if absent := unfilled(made):
+        notes.print(f"still to fill in: {', '.join(absent)}", style="yellow")
     if output is None:
-        click.echo(document, nl=False)
+        click.echo(printed(made), nl=False)
     else:
-        write_file(output, document.encode())
+        write_file(output, printed(made).encode())
 
 
 @command.command()

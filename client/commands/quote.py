@@ -15,6 +15,7 @@ from attestation.tdx.quote import Quote
 from ..attested import wall_clock
 from ..ear import ear
 from ..errors import UsageFault
+from ..measuring import Measured, measure, read_acpi_file, read_shape
 from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
 from ..quote_batch import verify_folder
 from ..quote_check import QuoteCheck, check_quote, expected_report_data, read_collateral, read_quote
@@ -52,6 +53,9 @@ def show(file: Path, *, as_json: bool) -> None:
 @click.option("--claims", type=click.Path(path_type=Path), help="REPORTDATA must be the hash of this claims file.")
 @click.option("--report-data", "report_text", help="REPORTDATA must be this, hex.")
 @click.option("--event-log", "event_log", type=click.Path(path_type=Path), help="CCEL or JSON events to replay.")
+@click.option("--image", "image_path", type=click.Path(path_type=Path), help="Its registers must be this image's...")
+@click.option("--shape", "shape_path", type=click.Path(path_type=Path), help="...launched in this shape.")
+@click.option("--acpi", "acpi_path", type=click.Path(path_type=Path), help="ACPI digests of that shape, for RTMR0.")
 @click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--ear", "as_ear", is_flag=True, help="Print the result as EAR/AR4SI JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -64,6 +68,9 @@ def verify(
     claims: Path | None,
     report_text: str | None,
     event_log: Path | None,
+    image_path: Path | None,
+    shape_path: Path | None,
+    acpi_path: Path | None,
     *,
     as_ear: bool,
     every: bool,
@@ -78,9 +85,10 @@ def verify(
     now = parse_time(at_text) or wall_clock()
     report = expected_report_data(claims, report_text)
     if file.is_dir():
-        if as_ear or event_log is not None or report is not None:
-            raise UsageFault("--ear, --event-log and --report-data are for one quote, not for a folder")
+        if as_ear or event_log is not None or report is not None or image_path is not None:
+            raise UsageFault("--ear, --event-log, --image and --report-data are for one quote, not for a folder")
         raise SystemExit(verify_folder(file, collateral_path, now=now, chosen=chosen, as_json=as_json))
+    image = _measured(image_path, shape_path, acpi_path)
     check = check_quote(
         read_quote(file),
         read_collateral(collateral_path),
@@ -89,6 +97,7 @@ def verify(
         allow_unconfidential=chosen is not None and chosen.allow_unconfidential,
         report=report,
         event_log=read_file(event_log, limit=MAX_LOG) if event_log is not None else None,
+        image=image,
     )
     if as_ear and check.verified is not None:
         accepted = None if chosen is None else check.error is None
@@ -101,12 +110,22 @@ def verify(
     raise SystemExit(check.exit_code)
 
 
+def _measured(image: Path | None, shape: Path | None, acpi: Path | None) -> Measured | None:
+    if image is None or shape is None:
+        if image is not None or shape is not None or acpi is not None:
+            raise UsageFault("--image, --shape and --acpi go together: what a machine measures depends on all of them")
+        return None
+    return measure(image, read_shape(shape), acpi=read_acpi_file(acpi) if acpi is not None else None)
+
+
 def _report(check: QuoteCheck, chosen: ChosenPolicy | None, *, every: bool) -> None:
     out = console()
     if check.quote is not None:
         _print_fields(check.quote)
     if check.verified is not None:
         _print_verified(check)
+    if check.image is not None and check.measurements:
+        _print_measurements(check.image, check)
     if check.findings:
         show_findings(check.findings, title=f"\nunder policy {chosen.policy.name if chosen else ''}", every=every)
     if check.error is not None:
@@ -144,6 +163,25 @@ def _print_verified(check: QuoteCheck) -> None:
     for register in check.registers:
         mark = "equal" if register.equal else "DIFFERS"
         out.print(f"{f'event log RTMR{register.index}':<20} {mark}: {register.explanation()}")
+
+
+def _print_measurements(image: Measured, check: QuoteCheck) -> None:
+    out, manifest = console(), image.image.manifest
+    out.print(f"\nagainst image {manifest.name} {manifest.version} in shape {image.shape.name}", style="bold")
+    for found in check.measurements:
+        name = found.register.upper().replace("_", "")
+        if found.difference is not None:
+            event = found.difference
+            out.print(f"{name:<6} DIFFERS at event {event.number}: {event.event}", style="bold red")
+            for label, value in (("expected", event.expected), ("got", event.got)):
+                out.print(f"       {label:<9} {value.hex() if value is not None else 'no event'}")
+            out.print(f"       likely    {event.cause}")
+        elif found.expected is None:
+            out.print(f"{name:<6} not computed: {found.why}", style="yellow")
+        elif found.equal:
+            out.print(f"{name:<6} equal", style="green")
+        else:
+            out.print(f"{name:<6} DIFFERS; --event-log names the event", style="bold red")
 
 
 def _print_fields(quote: Quote) -> None:
