@@ -18,6 +18,10 @@ from .tree import Tree
 
 LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
 FOLDERS: Final = ("usr/lib/python3.11", "usr/lib/python3/dist-packages")
+RUNS: Final = (
+    "enclave.agent.__main__", "enclave.commands.serve", "enclave.machines", "enclave.guest", "enclave.engine.llama",
+    "enclave.engine.echo", "enclave.simulator.machine", "enclave.simulator.gpu_source", "enclave.models.gguf_child",
+)  # fmt: skip
 _SECONDS: Final = 600
 
 
@@ -31,6 +35,7 @@ def add_bytecode(tree: Tree) -> None:
         stage = Path(name)
         _unpack(tree, stage)
         _compile(stage)
+        _require_whole(stage)
         for folder in FOLDERS:
             for path in sorted((stage / folder).rglob("*.pyc")):
                 tree.file(str(path.relative_to(stage)), path.read_bytes())
@@ -52,20 +57,41 @@ def _unpack(tree: Tree, stage: Path) -> None:
 
 
 def _compile(stage: Path) -> None:
+    words = ["-B", "-m", "compileall", "-f", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash"]
+    words += ["-s", str(stage), "-p", "/", *(str(stage / folder) for folder in FOLDERS)]
+    _interpreter(stage, words, "compile")
+
+
+def _require_whole(stage: Path) -> None:
+    """Import what the guest will run, so that a library which no package brought is missed here and not at boot."""
+    _interpreter(stage, ["-B", "-c", f"import {', '.join(RUNS)}"], "import what it is to run")
+
+
+def _interpreter(stage: Path, words: list[str], what: str) -> None:
+    """Run the unpacked interpreter through the unpacked loader, with nothing of this machine on its path."""
     loader = stage / LIBRARIES / "ld-linux-x86-64.so.2"
-    command = [
-        str(loader), "--library-path", str(stage / LIBRARIES), str(stage / "usr/bin/python3.11"),
-        "-S", "-B", "-m", "compileall", "-f", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash",
-        "-s", str(stage), "-p", "/",
-        *(str(stage / folder) for folder in FOLDERS),
-    ]  # fmt: skip
-    environment = {"PYTHONHOME": str(stage / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": os.defpath}
+    program = [str(loader), "--library-path", str(stage / LIBRARIES), str(stage / "usr/bin/python3.11")]
+    environment = {
+        "PYTHONHOME": str(stage / "usr"),
+        "PYTHONPATH": str(stage / FOLDERS[1]),
+        "PYTHONHASHSEED": "0",
+        "LC_ALL": "C.UTF-8",
+        "PATH": os.defpath,
+        "HOME": str(stage),
+    }
     try:
         done = subprocess.run(
-            command, check=False, timeout=_SECONDS, capture_output=True, text=True, env=environment, cwd=stage
+            [*program, "-S", *words],
+            check=False,
+            timeout=_SECONDS,
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=stage,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as e:
         raise CompilerFailed(f"the image's own Python does not run here: {e}; an x86-64 Linux is needed") from None
     if done.returncode:
         said = (done.stdout + done.stderr).strip()
-        raise CompilerFailed(f"the image's own Python could not compile: {said[-400:]}")
+        raise CompilerFailed(f"the image's own Python could not {what}: {said[-400:]}")
