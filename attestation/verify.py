@@ -18,7 +18,7 @@ from .boot import BootMap, EpochMap
 from .config import EnclaveConfig
 from .errors import Untrusted
 from .evidence import Evidence
-from .gpu.binding import NONCE_CLIENT, NONCE_EPOCH, NONCE_GATE, gpu_nonce, gpu_set_digest
+from .gpu.binding import NONCE_CLIENT, NONCE_EPOCH, NONCE_GATE, gpu_nonce, gpu_set_digest, leaf_serial
 from .gpu.evidence import GpuEvidence
 from .gpu.verify import VerifiedGpuSet, verify_set
 from .operator import OperatorDocument
@@ -159,16 +159,16 @@ def _verify_gpus(
     set_digest, gate_set = gpu_set_digest(gpu.devices), gpu_set_digest(gpu.boot_devices)
     _require(set_digest == claims.gpu_set, "GpuSetMismatch", "claims.sericin-gpu", claims.gpu_set, set_digest)
     _require(gate_set == gate_digest, "GpuSetMismatch", "runtime_log.gpu", gate_digest, gate_set)
+    # By name before anything is verified: the chains below are these very bytes.
+    if sorted(leaf_serial(d.chain) for d in gpu.devices) != sorted(leaf_serial(d.chain) for d in gpu.boot_devices):
+        raise Untrusted("GpuSetMismatch", "evidence.gpu", want="exactly the boot gate's devices", got="others")
     if gpu.nonce_kind == NONCE_CLIENT and nonce is None:
         raise Untrusted("GpuNonceMismatch", "evidence.gpu.nonce_kind", want="epoch", got="client, without a nonce")
     body = claims.keyset_digest + (nonce or b"") if gpu.nonce_kind == NONCE_CLIENT else claims.keyset_digest
     kind = NONCE_CLIENT if gpu.nonce_kind == NONCE_CLIENT else NONCE_EPOCH
     gate_nonce = gpu_nonce(NONCE_GATE, boot.instance_id)
-    gate = verify_set(gpu.boot_devices, gpu.endorsements, nonce=gate_nonce, anchor=roots.gpu, now=now)
-    current = verify_set(gpu.devices, gpu.endorsements, nonce=gpu_nonce(kind, body), anchor=roots.gpu, now=now)
-    if gate.device_ids != current.device_ids:
-        raise Untrusted("GpuSetMismatch", "evidence.gpu", want="exactly the boot gate's devices", got="others")
-    return current
+    verify_set(gpu.boot_devices, gpu.endorsements, nonce=gate_nonce, anchor=roots.gpu, now=now)
+    return verify_set(gpu.devices, gpu.endorsements, nonce=gpu_nonce(kind, body), anchor=roots.gpu, now=now)
 
 
 def _verify_epoch(epoch: EpochMap, time: TimeRule, now: datetime) -> Window:
