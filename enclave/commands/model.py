@@ -8,13 +8,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+
+from attestation.errors import Malformed
 
 from ..image.model_disk import digest_model_disk, write_model_disk
 from ..models.catalogue import catalogue, find, local_path
@@ -158,3 +161,45 @@ def disk_model(file: Path, output: Path | None, *, as_json: bool) -> None:
         click.echo(json.dumps({"ok": True, "disk": disk, "path": str(path) if path else None}, indent=2))
     else:
         click.echo(f'"disk": {json.dumps(disk)}' + (f"\n{path}" if path else ""))
+
+
+@command.command(name="replay")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads that compute; 0 for this machine's.")
+def replay_model(file: Path, threads: int) -> None:
+    """Re-execute a run with the model FILE: what `sericin audit --replay` asks for.
+
+    Reads the run from standard input and prints one JSON document, both described in docs/models.md. Exit codes: 0 the
+    model would have said that, 4 it would not, 3 the question is malformed, 2 it cannot be asked here.
+    """
+    try:
+        from ..engine.body import RequestRefused  # noqa: PLC0415 - llama.cpp is loaded where it is needed
+        from ..engine.native import NativeError  # noqa: PLC0415
+        from ..engine.replay import Replayer  # noqa: PLC0415
+        from ..engine.replay_question import MAX_QUESTION, read_question  # noqa: PLC0415
+        from ..engine.templates import TemplateRefused  # noqa: PLC0415
+    except ImportError as error:
+        _cannot(f"{error.name} is missing: install sericin[replay]", "engine_missing", 2)
+    try:
+        question = read_question(sys.stdin.buffer.read(MAX_QUESTION + 1))
+        total = sum(len(choice.ids) for choice in question.choices)
+        with Replayer(question.record, file, threads=threads) as model, _progress("Re-executing", total) as progress:
+            result = model.replay(question, progress=progress)
+    except Malformed as error:
+        _cannot(str(error), error.code, 3)
+    except ModelRefused as error:
+        _cannot(str(error), error.code, _EXITS.get(error.code, 1))
+    except RequestRefused as error:
+        _cannot(f"{error.code} {error.field}", error.code, 3)
+    except (NativeError, TemplateRefused, ValueError) as error:
+        _cannot(f"{type(error).__name__}", "engine_failed", 2)
+    checks = [asdict(check) for check in result.checks]
+    answer = {"ok": result.ok, "mode": result.mode, "why": result.why, "tokens": result.tokens, "checks": checks}
+    click.echo(json.dumps(answer, indent=2, sort_keys=True))
+    raise SystemExit(0 if result.ok else 4)
+
+
+def _cannot(message: str, code: str, status: int) -> NoReturn:
+    click.echo(json.dumps({"ok": False, "code": code, "exit": status, "error": message}))
+    click.echo(message, err=True)
+    raise SystemExit(status)

@@ -200,6 +200,7 @@ class NativeContext:
             raise NativeError("llama_init_from_model")
         self.memory = lc.llama_get_memory(self.handle)
         self.context = int(lc.llama_n_ctx_seq(self.handle))
+        self.batch = batch
         lc.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._abort))
 
     def _mine(self) -> None:

@@ -65,8 +65,8 @@ class Sampling:
         }
 
 
-def build_chain(sampling: Sampling, n_vocab: int, choice: int) -> Handle:
-    """Build llama.cpp's chain for `sampling`. The caller frees it with `lc.llama_sampler_free`."""
+def build_adjustments(sampling: Sampling, n_vocab: int) -> Handle:
+    """Build a chain of what changes logits, and chooses nothing. The caller frees it with `lc.llama_sampler_free`."""
     params = lc.llama_sampler_chain_default_params()
     params.no_perf = True
     chain: Handle = lc.llama_sampler_chain_init(params)
@@ -84,6 +84,12 @@ def build_chain(sampling: Sampling, n_vocab: int, choice: int) -> Handle:
             sampling.presence_penalty,
         )
         lc.llama_sampler_chain_add(chain, penalties)
+    return chain
+
+
+def build_chain(sampling: Sampling, n_vocab: int, choice: int) -> Handle:
+    """Build llama.cpp's whole chain for `sampling`. The caller frees it with `lc.llama_sampler_free`."""
+    chain = build_adjustments(sampling, n_vocab)
     if sampling.greedy:
         lc.llama_sampler_chain_add(chain, lc.llama_sampler_init_greedy())
         return chain
@@ -188,3 +194,11 @@ def fill_candidates(candidates: Handle, logits: Logits) -> None:
     view["id"] = np.arange(len(logits), dtype=np.int32)
     view["logit"] = logits
     view["p"] = 0.0
+
+
+def read_candidates(candidates: Handle) -> Logits:
+    """Give the logits of llama.cpp's candidate array, which must still be in the order of the ids."""
+    view = np.frombuffer(candidates, dtype=_CANDIDATE)
+    if (view["id"] != np.arange(len(view), dtype=np.int32)).any():
+        raise ValueError("the candidates are sorted")
+    return view["logit"].copy()

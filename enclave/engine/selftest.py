@@ -2,8 +2,8 @@
 """Answers: does this model compute here what it computed elsewhere, and can its answers be re-executed bit by bit?
 
 Before a model is loaded into the engine, a child decodes a fixed text with it, alone and among others. It may die of
-the build (a default build with gcc 12 does, on every CPU with AMX) without taking the enclave along. What it measured is
-held against the known answers of this release, one for each (weights, release, instruction set, cache settings):
+the build (a default build with gcc 12 does, on every CPU with AMX) without taking the enclave along. What it measured
+is held against the known answers of this release, one for each (weights, release, instruction set, cache settings):
 
 - other tokens than the known ones, rows that are no numbers, or a dead child: the model must not run;
 - the known logits, bit for bit: the class that was measured with them (`exact`), which batching must not break;
