@@ -9,6 +9,7 @@ from .boot import ModelRecord
 from .findings import Finding, Given, Waived, clause, waiver
 from .gpu.appraise import appraise_gpus
 from .policy import ImageRule, ModelRule, Policy, RuntimeRule
+from .registry_rule import RegistryProof, appraise_registry
 from .tdx.appraise import appraise_quote
 from .tdx.quote import TdReport
 from .verdict import Verdict
@@ -16,15 +17,15 @@ from .verify import Verified
 from .window import rfc3339
 
 
-def appraise(verified: Verified, policy: Policy, *, now: datetime) -> Verdict:
-    """Appraise verified evidence under `policy` at `now`."""
+def appraise(verified: Verified, policy: Policy, *, now: datetime, registry: RegistryProof | None = None) -> Verdict:
+    """Appraise verified evidence under `policy` at `now`. A policy that names a registry wants its proof."""
     findings = [
         *appraise_image(verified.quote.quote.report, verified.boot.image_id, policy.images, now=now),
         *_runtime(verified, policy.runtime),
         *appraise_quote(verified.quote, policy.tdx, now=now),
         *_gpus(verified, policy, now=now),
         *_models(verified, policy),
-        _registry(policy),
+        *_registry(verified, policy, registry, now=now),
     ]
     return Verdict(
         findings=tuple(findings),
@@ -115,11 +116,10 @@ def _model_details(where: str, record: ModelRecord, rule: ModelRule) -> list[Fin
     return [template, _one_of(f"{where}.determinism", "ModelNotAllowed", rule.determinism, record.determinism)]
 
 
-def _registry(policy: Policy) -> Finding:
+def _registry(verified: Verified, policy: Policy, proof: RegistryProof | None, *, now: datetime) -> list[Finding]:
     if isinstance(policy.registry, Waived):
-        return waiver("registry", policy.registry)
-    # A policy that names a registry wants a proved head; none is offered here, and no proof counts as revoked.
-    return clause("registry", "RegistryRejected", holds=False, want=policy.registry.address, got="no proof")
+        return [waiver("registry", policy.registry)]
+    return appraise_registry(policy.registry, proof, verified.boot, now=now)
 
 
 def _among(rule: str, code: str, allowed: Given[tuple[bytes, ...]] | Waived, got: bytes) -> Finding:

@@ -235,8 +235,11 @@ def _channel(value: object, where: str) -> ChannelRule:
 
 def _registry(value: object, where: str) -> RegistryRule:
     d = require_keys(value, where, required=("address", "max_staleness_seconds"))
+    address = _text(d["address"], f"{where}.address")
+    if not re.fullmatch(r"(?:0|-1):[0-9a-f]{64}", address):
+        raise PolicyInvalid(f"{where}.address", want="an account as 0:64 lower-case hex digits", got="another form")
     return RegistryRule(
-        address=_text(d["address"], f"{where}.address"),
+        address=address,
         max_staleness=_uint(d["max_staleness_seconds"], f"{where}.max_staleness_seconds", 2**31),
     )
 

@@ -22,6 +22,7 @@ from attestation.findings import Waived
 from attestation.liveness import EXPORTER_LABEL, EXPORTER_SIZE, SignedLiveness
 from attestation.policy import ChannelMode, Policy
 from attestation.ratls import PeerCertificate, read_certificate, require_peer_key
+from attestation.registry_rule import RegistryProof
 from attestation.verdict import Verdict
 from attestation.verify import Verified, verify_evidence
 
@@ -90,7 +91,7 @@ def attest(
             require_peer_key(peer.spki, verified.claims.pubkey_hash)
         if policy.channel.strict:
             _require_live(connection, verified)
-        verdict = appraise(verified, policy, now=at)
+        verdict = appraise(verified, policy, now=at, registry=_registry(policy, at))
         verdict.require(allow_unconfidential=allow_unconfidential)
     except BaseException:
         connection.close()
@@ -105,6 +106,14 @@ def attest(
         nonce=nonce,
         verified_at=at,
     )
+
+
+def _registry(policy: Policy, at: datetime) -> RegistryProof | None:
+    if isinstance(policy.registry, Waived):
+        return None
+    from .ton.policy_registry import prove_registry  # noqa: PLC0415 - TON's transport only for who asks for it
+
+    return prove_registry(policy, now=at)
 
 
 def _peer(connection: Connection, policy: Policy) -> PeerCertificate | None:

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,9 @@ from attestation.ledger import BATCH, RECEIPT, REGISTRATION, ReceiptRecord, Stat
 from attestation.receipt import Receipt, SignedReceipt, Status
 from attestation.ton.blockid import BlockId
 from attestation.ton.boc import write_boc
+from attestation.ton.cells import Cell
+from attestation.ton.registry import Enclave, Listing
+from attestation.ton.slices import Builder
 from client import registry_messages
 from client.ton.network import SCHEMA, Network, block_json
 from client.ton.wallet import Wallet, read_wallet
@@ -31,6 +34,7 @@ from enclave.simulator.ton_box import TonBox
 from enclave.simulator.ton_chain import GLOBAL_ID
 from enclave.simulator.ton_machine import TonMachine
 from enclave.simulator.ton_server import TonServer
+from tests.ton_cells import address, maybe_hashmap
 
 NOW = 1_800_000_000
 REGISTRY = b"\x09" * 32
@@ -215,3 +219,25 @@ def write_ledger(path: Path, boots: Sequence[Boot]) -> Path:
     """Write the ledger of several boots, one after another."""
     path.write_bytes(b"".join(record for boot in boots for record in boot.records))
     return path
+
+
+def registry_data(*, enclaves: Mapping[bytes, Enclave] | None = None, **lists: Mapping[bytes, Any]) -> Cell:
+    """Write a registry's storage as the contract does (docs/ton.md), from the reader's own types."""
+    digests = Builder()
+    for name in ("images", "models", "revoked_images", "revoked_keys"):
+        entries = {int.from_bytes(key, "big"): _entry(value) for key, value in lists.get(name, {}).items()}
+        maybe_hashmap(digests, entries, 256)
+    records = {int.from_bytes(key, "big"): _record(it) for key, it in (enclaves or {}).items()}
+    head = address(Builder().uint(1, 8), 0, OWNER).coins(FEE)
+    return maybe_hashmap(head, records, 256).ref(digests.uint(0, 2).cell()).cell()
+
+
+def _entry(value: Listing | int) -> Cell:
+    if isinstance(value, Listing):
+        return Builder().uint(value.since, 64).uint(value.not_after, 64).cell()
+    return Builder().uint(value, 64).cell()
+
+
+def _record(it: Enclave) -> Cell:
+    builder = Builder().octets(it.boot, 32).uint(it.serial, 32).uint(it.valid_until, 64).uint(it.seqno, 64)
+    return builder.octets(it.head, 32).uint(it.anchored_at, 64).maybe_ref(it.extension).cell()

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy that names a registry: accepted only under its proved, fresh state; no proof counts as revoked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestation.boot import BootMap
+from attestation.errors import AttestationError, PolicyInvalid, Refused
+from attestation.policy import Policy, RegistryRule
+from attestation.registry_rule import RegistryProof, appraise_registry
+from attestation.ton.boc import write_boc
+from attestation.ton.registry import Address, Listing, RegistryState
+from client.errors import ClientError, Unreachable, UsageFault
+from client.ton.network import PINNED, block_json
+from tests.forged import MODEL
+from tests.served import START, Served, served
+from tests.ton_in_box import CODE, REGISTRY, InBox, in_box, registry_data
+
+AT = int(START.timestamp())
+RULE = RegistryRule(address=f"0:{REGISTRY.hex()}", max_staleness=300)
+
+
+@pytest.fixture(scope="module")
+def enclave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("enclave")) as running:
+        yield running
+
+
+@pytest.fixture
+def ton(tmp_path: Path) -> Iterator[InBox]:
+    with in_box(tmp_path, None, now=AT) as made:
+        yield made
+
+
+def lists(boot: BootMap, **changes: Any) -> dict[str, dict[bytes, Any]]:
+    """Give what a registry lists that accepts `boot`."""
+    until = Listing(since=AT - 10, not_after=AT + 1000)
+    found: dict[str, dict[bytes, Any]] = {
+        "images": {boot.image_id: until},
+        "models": {boot.models[0].weights: until},
+        "revoked_images": {},
+        "revoked_keys": {},
+    }
+    return found | changes
+
+
+def proof(boot: BootMap, **changes: Any) -> RegistryProof:
+    state = RegistryState(owner=None, offered=None, fee=0, enclaves={}, **lists(boot, **changes))
+    return RegistryProof(address=Address(workchain=0, account=REGISTRY), state=state, gen_utime=AT - 20)
+
+
+def broken(boot: BootMap, given: RegistryProof | None, *, at: int = AT) -> list[tuple[str, str]]:
+    findings = appraise_registry(RULE, given, boot, now=datetime.fromtimestamp(at, UTC))
+    assert findings
+    return [(f.rule, f.code) for f in findings if not f.holds]
+
+
+ROWS: dict[str, tuple[Callable[[BootMap], dict[str, Any]], str]] = {
+    "no image": (lambda _: {"images": {}}, "registry.image"),
+    "another image": (lambda _: {"images": {bytes(32): Listing(since=0, not_after=AT + 9)}}, "registry.image"),
+    "image over": (lambda boot: {"images": {boot.image_id: Listing(since=0, not_after=AT)}}, "registry.image"),
+    "image revoked": (lambda boot: {"revoked_images": {boot.image_id: AT - 1}}, "registry.image.revoked"),
+    "key revoked": (lambda boot: {"revoked_keys": {boot.receipt_key: AT - 1}}, "registry.key.revoked"),
+    "no model": (lambda _: {"models": {}}, f"registry.models.{MODEL}"),
+    "model over": (
+        lambda boot: {"models": {boot.models[0].weights: Listing(since=0, not_after=AT - 1)}},
+        f"registry.models.{MODEL}",
+    ),
+}
+
+
+def test_a_listed_boot_is_accepted(enclave: Served) -> None:
+    assert broken(enclave.booted.boot, proof(enclave.booted.boot)) == []
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_clause_of_the_registry(enclave: Served, name: str) -> None:
+    changes, rule = ROWS[name]
+    boot = enclave.booted.boot
+    assert broken(boot, proof(boot, **changes(boot))) == [(rule, "RegistryRejected")]
+
+
+def test_no_proof_counts_as_revoked(enclave: Served) -> None:
+    boot = enclave.booted.boot
+    assert broken(boot, None) == [("registry", "RegistryRejected")]
+    other = replace(proof(boot), address=Address(workchain=0, account=bytes(32)))
+    assert broken(boot, other) == [("registry", "RegistryRejected")]
+
+
+def test_an_old_proof_is_stale(enclave: Served) -> None:
+    boot = enclave.booted.boot
+    assert broken(boot, proof(boot), at=AT + 280) == []
+    assert broken(boot, proof(boot), at=AT + 281) == [("registry.age", "RegistryStale")]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "0:12", "EQCxE6mUtQJKFnGfaROTKOt1lZbDiiX1kCixRv7Nw2Id_sDs", "0:" + "A" * 64, 7]
+)
+def test_a_policy_names_its_registry_in_one_form(enclave: Served, address: object) -> None:
+    document = enclave.policy_document(registry={"address": address, "max_staleness_seconds": 300})
+    with pytest.raises(PolicyInvalid, match=r"registry\.address"):
+        Policy.parse(json.dumps(document).encode())
+
+
+# ---- over the wire, before a prompt leaves
+
+
+def attest(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch, network: dict[str, Any] | None = None) -> None:
+    path = ton.network_path
+    if network is not None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | network))
+    monkeypatch.setenv("SERICIN_NETWORK", str(path))
+    enclave.attest(registry={"address": RULE.address, "max_staleness_seconds": RULE.max_staleness})
+
+
+def put(enclave: Served, ton: InBox, **changes: Any) -> None:
+    data = write_boc(registry_data(**lists(enclave.booted.boot, **changes)))
+    ton.do(lambda: ton.box.put(REGISTRY, code=CODE, data=data, balance=10**9))
+    ton.do(ton.box.block)
+
+
+def test_a_client_accepts_an_enclave_that_the_registry_lists(
+    enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(enclave, ton)
+    attest(enclave, ton, monkeypatch)
+
+
+def test_a_client_refuses_a_revoked_image(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(enclave, ton, revoked_images={enclave.booted.boot.image_id: AT - 5})
+    with pytest.raises(Refused, match=r"RegistryRejected: registry\.image\.revoked"):
+        attest(enclave, ton, monkeypatch)
+
+
+def test_a_client_refuses_when_nothing_is_proved(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(enclave, ton)
+    ton.await_(ton.server.stop())
+    with pytest.raises(Unreachable):
+        attest(enclave, ton, monkeypatch)
+
+
+def test_a_client_refuses_an_old_head(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(enclave, ton)
+    monkeypatch.setattr("tests.ton_in_box.TonBox.tick", lambda _: None)
+    enclave.clock.forward(RULE.max_staleness + 1)
+    try:
+        with pytest.raises(Refused, match="RegistryStale"):
+            attest(enclave, ton, monkeypatch)
+    finally:
+        enclave.clock.forward(-RULE.max_staleness - 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"registry": f"0:{'77' * 32}"}, "is not the policy's"),
+        ({"schema": "sericin-network/2"}, "schema"),
+    ],
+)
+def test_a_network_file_that_does_not_fit(
+    enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: str
+) -> None:
+    put(enclave, ton)
+    with pytest.raises(UsageFault, match=words):
+        attest(enclave, ton, monkeypatch, change)
+
+
+def test_no_network_file_is_no_permission(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERICIN_NETWORK", str(ton.folder / "none.json"))
+    with pytest.raises(UsageFault, match="put a network file"):
+        enclave.attest(registry={"address": RULE.address, "max_staleness_seconds": 300})
+
+
+def test_a_real_network_s_block_leads_to_no_simulated_registry(
+    enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(enclave, ton)
+    with pytest.raises((AttestationError, ClientError)):
+        attest(enclave, ton, monkeypatch, {"init_block": block_json(PINNED["mainnet"])})
