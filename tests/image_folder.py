@@ -33,7 +33,8 @@ def know_firmware(monkeypatch: pytest.MonkeyPatch, firmware: bytes) -> None:
 
 def hash_tree(data: bytes, salt: bytes = SALT) -> tuple[bytes, bytes]:
     """Compute a dm-verity root and hash area, levels from the bottom up."""
-    levels, level = [], data
+    levels: list[bytes] = []
+    level = data
     while True:
         blocks = [level[i : i + 4096] for i in range(0, len(level), 4096)]
         digests = b"".join(sha256(salt + block).digest() for block in blocks)

@@ -203,6 +203,7 @@ def test_a_manifest_that_lies_about_its_files_is_untrusted(field: str, where: st
     record = m.measurements[0]
     other = bytearray(ROOTFS)
     other[5000] ^= 1
+    records: dict[str, Any] = {name: {name: wrong} for name in ("rtmr1", "rtmr2", "mr_td")}
     lies = {
         "root": with_record(m, "rootfs.img", bytes(other)),
         "tree": with_record(m, "rootfs.verity", b"t" * 8192),
@@ -211,7 +212,7 @@ def test_a_manifest_that_lies_about_its_files_is_untrusted(field: str, where: st
         "two": replace(m, firmware=replace(m.firmware, mr_td_two_pass=wrong)),
         "kernel": replace(m, kernel_authenticode=wrong),
         "initrd": replace(m, initrd_sha384=wrong),
-    } | {name: replace(m, measurements=(replace(record, **{name: wrong}),)) for name in ("rtmr1", "rtmr2", "mr_td")}
+    } | {name: replace(m, measurements=(replace(record, **change),)) for name, change in records.items()}
     write_manifest(image, lies[field])
     if field == "root":
         (image / "rootfs.img").write_bytes(bytes(other))
