@@ -22,6 +22,9 @@ RUNS: Final = (
     "enclave.agent.__main__", "enclave.commands.serve", "enclave.machines", "enclave.guest", "enclave.engine.llama",
     "enclave.engine.echo", "enclave.simulator.machine", "enclave.simulator.gpu_source", "enclave.models.gguf_child",
 )  # fmt: skip
+_MAPPED: Final = (
+    "print('\\n'.join({line.split(None, 5)[5].strip() for line in open('/proc/self/maps') if '/' in line}))"
+)
 _SECONDS: Final = 600
 
 
@@ -63,12 +66,18 @@ def _compile(stage: Path) -> None:
 
 
 def _require_whole(stage: Path) -> None:
-    """Import what the guest will run, so that a library which no package brought is missed here and not at boot."""
-    _interpreter(stage, ["-B", "-c", f"import {', '.join(RUNS)}"], "import what it is to run")
+    """Import what the guest will run, so that a library which no package brought is missed here and not at boot.
+
+    The loader also looks into this machine's own folders: whatever it found there is missing from the image.
+    """
+    said = _interpreter(stage, ["-B", "-c", f"import {', '.join(RUNS)}\n{_MAPPED}"], "import what it is to run")
+    mapped = {line for line in said.split("\n") if line.startswith("/")}
+    if strange := sorted(path for path in mapped if not path.startswith(f"{stage}/")):
+        raise CompilerFailed(f"no package of the lock brings {', '.join(strange)}")
 
 
-def _interpreter(stage: Path, words: list[str], what: str) -> None:
-    """Run the unpacked interpreter through the unpacked loader, with nothing of this machine on its path."""
+def _interpreter(stage: Path, words: list[str], what: str) -> str:
+    """Run the unpacked interpreter through the unpacked loader; give what it printed."""
     loader = stage / LIBRARIES / "ld-linux-x86-64.so.2"
     program = [str(loader), "--library-path", str(stage / LIBRARIES), str(stage / "usr/bin/python3.11")]
     environment = {
@@ -95,3 +104,4 @@ def _interpreter(stage: Path, words: list[str], what: str) -> None:
     if done.returncode:
         said = (done.stdout + done.stderr).strip()
         raise CompilerFailed(f"the image's own Python could not {what}: {said[-400:]}")
+    return done.stdout
