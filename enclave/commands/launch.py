@@ -125,6 +125,8 @@ def run(
     one, 6 a host or guest that failed.
     """
     records = Records(run_dir.absolute())
+    if name is not None:
+        records.place(name)
     with _hashing() as told:
         plan = make_plan(
             shape=read_shape(shape),

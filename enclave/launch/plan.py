@@ -106,7 +106,7 @@ def make_plan(
     for record in manifest.files:
         _require_file(image / record.path, size=record.size, sha256=record.sha256, progress=progress)
     return Plan(
-        name=name or shape.name,
+        name=shape.name if name is None else name,
         shape=shape,
         manifest=manifest,
         image=image,

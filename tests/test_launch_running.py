@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running enclaves: listed, asked, stopped within a bound, and nothing of them left behind however they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from enclave.commands.launch import command
+from enclave.launch.ending import TERMINATE_SECONDS, Ending, Step
+from enclave.launch.guest_health import MAX_LINE, HealthLines
+from enclave.launch.launching import stop
+from enclave.launch.records import RECORD, Process, Record, Records
+from enclave.launch.refusal import LaunchRefused
+from enclave.launch.running import KEPT_LINE, KEPT_LINES, Tail
+from tests.image_forms import SHAPE, bent
+from tests.launch_cases import EMULATED, Launchable, launchable
+
+SECONDS = 30.0  # how long any one step may take on a busy machine
+PLAYED = bent(SHAPE, "host/forward", [])
+PLAYED = bent(bent(PLAYED, "devices", PLAYED["devices"][:9]), "host/vsock_cid", None)
+
+
+class Started:
+    """One `sericin launch run` in a process of its own."""
+
+    def __init__(self, folder: Path, words: list[str], *, play: str = "good") -> None:
+        self.env = {
+            **os.environ,
+            "SERICIN_RUN": str(folder / "run"),
+            "SERICIN_CACHE": str(folder / "cache"),
+            "XDG_DATA_HOME": str(folder / "data"),
+            "PLAY": play,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "client", "launch", "run", *words],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.seen: list[dict[str, Any]] = []
+
+    def event(self, name: str) -> dict[str, Any]:
+        """Wait for an event."""
+        if self.process.stdout is None:
+            raise TypeError("no output")
+        for line in self.process.stdout:
+            self.seen.append(json.loads(line))
+            if self.seen[-1]["event"] == name:
+                return self.seen[-1]
+        raise AssertionError(f"it ended without {name}: {self.process.stderr.read() if self.process.stderr else ''}")
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for its end; give the exit code and what it said."""
+        out, err = self.process.communicate(timeout=SECONDS)
+        self.seen += [json.loads(line) for line in out.splitlines()]
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    place = tmp_path / "qemu"
+    place.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("launch_machine.py")} "$@"\n')
+    place.chmod(0o755)
+    return place
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Launchable:
+    return launchable(tmp_path / "case", shapes=[PLAYED])
+
+
+@pytest.fixture
+def begin(tmp_path: Path, program: Path, case: Launchable) -> Iterator[Any]:
+    """Start machines, and end what a failed test leaves."""
+    all_of_them: list[Started] = []
+
+    def start(*more: str, play: str = "good") -> Started:
+        started = Started(tmp_path, [*case.words(PLAYED), "--qemu", str(program), *more], play=play)
+        all_of_them.append(started)
+        return started
+
+    yield start
+    for started in all_of_them:
+        if started.process.poll() is None:
+            started.process.kill()
+        for row in started.seen:
+            if row["event"] == "started" and Path(f"/proc/{row['machine_pid']}/cmdline").exists():
+                found = Path(f"/proc/{row['machine_pid']}/cmdline").read_bytes()
+                if b"launch_machine" in found:
+                    os.kill(row["machine_pid"], signal.SIGKILL)
+        started.process.communicate()
+
+
+def said(tmp_path: Path, *words: str) -> tuple[int, Any]:
+    """Run a launch command in this process; give exit code and document."""
+    result = CliRunner().invoke(command, [*words, "--run-dir", str(tmp_path / "run"), "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def nothing_left(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert not list((tmp_path / "run").glob("*"))
+    for pid in (row["machine_pid"], row["tpm_pid"]):
+        assert pid is None or Process.of(pid) is None
+
+
+def test_from_start_to_stop(tmp_path: Path, begin: Any) -> None:
+    started = begin("--console", str(tmp_path / "console"))
+    row = started.event("started")
+    assert {row["name"], row["state"], row["machine"]} == {"cpu-4", "running", "tdx"}
+    first, second = started.event("health"), started.event("health")
+    assert (first["said"], second["said"]) == (
+        {"stage": "loading", "uptime": 1},
+        {"stage": "serving", "uptime": 2},
+    ), "a change is told once, what is no health line never"
+
+    place = tmp_path / "run" / "cpu-4"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    for name in (RECORD, "config.img", "operator.img", "manifest.img", "health.json"):
+        assert stat.S_IMODE((place / name).stat().st_mode) == 0o600
+    config = (tmp_path / "case" / "config.json").read_bytes()
+    disk = (place / "config.img").read_bytes()
+    assert disk == config.ljust(len(disk), b"\0")
+    assert len(disk) % 512 == 0
+    ledger = tmp_path / "data" / "sericin" / "cpu-4" / "ledger.img"
+    assert stat.S_IMODE(ledger.stat().st_mode) == 0o600
+
+    code, listed = said(tmp_path, "ps")
+    assert (code, [e["name"] for e in listed["enclaves"]]) == (0, ["cpu-4"])
+    assert listed["enclaves"][0]["machine_pid"] == row["machine_pid"]
+    code, health = said(tmp_path, "health", "cpu-4")
+    assert (code, health["said"]["stage"]) == (0, "serving")
+    assert abs(health["at"] - time.time()) < SECONDS
+
+    code, how = said(tmp_path, "stop", "cpu-4")
+    assert (code, how["how"]) == (0, "stopped")
+    assert started.ended() == (0, "")
+    assert [r["step"] for r in started.seen if r["event"] == "stopping"] == ["power"]
+    nothing_left(tmp_path, row)
+    assert ledger.exists(), "receipts outlive the machine"
+    assert (tmp_path / "console").read_bytes() == b"\x1b[31mhello\x1b[0m from the guest\npower button\n"
+    assert said(tmp_path, "health", "cpu-4")[0] == 2
+    assert said(tmp_path, "stop", "cpu-4")[0] == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
+def test_a_signal_leaves_nothing_behind(tmp_path: Path, begin: Any, number: signal.Signals, code: int) -> None:
+    started = begin()
+    row = started.event("started")
+    started.process.send_signal(number)
+    assert started.ended()[0] == code
+    nothing_left(tmp_path, row)
+
+
+@pytest.mark.parametrize(
+    ("play", "grace", "steps"),
+    [
+        ("deaf", "0.3", ["power", "terminate"]),
+        ("deaf", "0", ["terminate"]),
+    ],
+)
+def test_a_guest_that_does_not_hear(tmp_path: Path, begin: Any, play: str, grace: str, steps: list[str]) -> None:
+    started = begin("--grace", grace, play=play)
+    row = started.event("started")
+    started.event("health")
+    started.process.send_signal(signal.SIGTERM)
+    assert started.ended()[0] == 0
+    assert [r["step"] for r in started.seen if r["event"] == "stopping"] == steps
+    nothing_left(tmp_path, row)
+
+
+def test_impatience_goes_a_step_further_each_time(tmp_path: Path, begin: Any) -> None:
+    started = begin("--grace", "600", play="stubborn")
+    row = started.event("started")
+    started.event("health")
+    for step in ("power", "terminate", "kill"):
+        started.process.send_signal(signal.SIGINT)
+        assert started.event("stopping")["step"] == step
+    assert started.ended()[0] == 130
+    nothing_left(tmp_path, row)
+
+
+def test_a_machine_that_ends_by_itself_says_its_last_words(tmp_path: Path, begin: Any) -> None:
+    started = begin(play="dies")
+    row = started.event("started")
+    code, err = started.ended()
+    assert code == 6
+    assert "Kernel panic - not syncing: verity" in err
+    assert "played: something is missing" in err
+    assert "QEMU's status is 3" in err
+    assert "\x1b" not in err, "a guest steers no terminal"
+    nothing_left(tmp_path, row)
+
+
+def test_a_name_is_taken_once(tmp_path: Path, begin: Any) -> None:
+    started = begin()
+    started.event("started")
+    again = begin()
+    code, err = again.ended()
+    assert (code, "cpu-4 is running" in err) == (2, True)
+    other = begin("--name", "second", "--ledger", str(tmp_path / "second.img"))
+    other.event("started")
+    assert [e["name"] for e in said(tmp_path, "ps")[1]["enclaves"]] == ["cpu-4", "second"]
+    for name in ("second", "cpu-4"):
+        assert said(tmp_path, "stop", name)[0] == 0
+    assert said(tmp_path, "ps")[1]["enclaves"] == []
+
+
+def test_an_orphan_is_stopped_and_its_name_is_free_again(tmp_path: Path, begin: Any) -> None:
+    started = begin(play="deaf")
+    row = started.event("started")
+    started.event("health")
+    started.process.kill()
+    started.process.wait()
+    assert said(tmp_path, "ps")[1]["enclaves"][0]["state"] == "orphaned"
+    assert "cpu-4 is orphaned" in begin().ended()[1]
+    assert said(tmp_path, "stop", "cpu-4")[1]["how"] == "killed"
+    nothing_left(tmp_path, row)
+    again = begin()
+    again.event("started")
+    assert said(tmp_path, "stop", "cpu-4")[1]["how"] == "stopped"
+
+
+def test_what_a_dead_launch_left_is_cleared_away(tmp_path: Path, begin: Any) -> None:
+    started = begin()
+    row = started.event("started")
+    started.event("health")
+    started.process.kill()
+    started.process.wait()
+    os.kill(row["machine_pid"], signal.SIGKILL)
+    until = time.monotonic() + SECONDS
+    while said(tmp_path, "ps")[1]["enclaves"][0]["state"] != "gone":
+        assert time.monotonic() < until
+    assert said(tmp_path, "health", "cpu-4")[0] == 6
+    again = begin()
+    again.event("started")
+    assert said(tmp_path, "stop", "cpu-4")[1]["how"] == "stopped"
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, begin: Any) -> None:
+    (tmp_path / "run").mkdir(mode=0o755)
+    code, err = begin().ended()
+    assert (code, "chmod 700" in err) == (2, True)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path: Path, begin: Any) -> None:
+    code, err = begin("--run-dir", str(tmp_path / ("x" * 100))).ended()
+    assert (code, "too long for a socket" in err) == (2, True)
+
+
+class TestForeignProcesses:
+    """No process is signalled that is not the very one that was started."""
+
+    @pytest.fixture
+    def bystander(self) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        yield process
+        process.kill()
+        process.wait()
+
+    def record(self, process: Process) -> Record:
+        return Record(
+            name="old", machine="tdx", shape="s", image="i 1", image_id="00", config_sha384="00", targets=[],
+            vsock_cid=None, started=0, launcher=process, machine_process=process,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("change", [{"start": 1}, {"boot": "another-boot"}])
+    def test_an_id_that_was_given_away(
+        self, tmp_path: Path, bystander: subprocess.Popen[bytes], change: dict[str, Any]
+    ) -> None:
+        process = Process.of(bystander.pid)
+        assert process is not None
+        assert process.alive
+        old = self.record(replace(process, **change))
+        records = Records(tmp_path / "run")
+        records.claim(self.record(Process.this()))
+        records.write(old)
+        assert not old.launcher.signal(signal.SIGKILL)
+        assert (old.state, stop(old, records, grace=0)) == ("gone", "gone")
+        assert bystander.poll() is None
+        assert records.all() == []
+
+    def test_a_process_that_has_ended(self) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "pass"])
+        found = Process.of(process.pid)
+        process.wait()
+        assert Process.of(process.pid) is None
+        assert found is None or not found.signal(signal.SIGTERM)
+
+
+class TestRecords:
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", '{"schema":"sericin-launch/2"}', '{"schema":"sericin-launch/1","name":"x"}']
+    )
+    def test_a_record_that_cannot_be_read_is_none(self, tmp_path: Path, text: str) -> None:
+        place = tmp_path / "run" / "x"
+        place.mkdir(parents=True)
+        (place / RECORD).write_text(text)
+        records = Records(tmp_path / "run")
+        assert records.all() == []
+        with pytest.raises(LaunchRefused, match="no enclave is called x"):
+            records.find("x")
+
+    def test_other_things_in_the_folder_are_not_enclaves(self, tmp_path: Path) -> None:
+        (tmp_path / "run" / "Not-One").mkdir(parents=True)
+        (tmp_path / "run" / "file").write_text("x")
+        assert Records(tmp_path / "run").all() == []
+        assert Records(tmp_path / "none").all() == []
+
+
+class TestEnding:
+    def test_nobody_asked(self) -> None:
+        assert Ending(5.0).due(asked=0, now=1e9) is None
+
+    def test_each_deadline_goes_further(self) -> None:
+        ending = Ending(5.0)
+        assert ending.due(asked=1, now=100.0) is Step.POWER
+        assert ending.due(asked=1, now=104.9) is None
+        assert ending.due(asked=1, now=105.0) is Step.TERMINATE
+        assert ending.due(asked=1, now=105.0 + TERMINATE_SECONDS) is Step.KILL
+        assert ending.due(asked=9, now=inf) is None
+
+    def test_each_request_goes_further(self) -> None:
+        ending = Ending(600.0)
+        assert [ending.due(asked=n, now=0.0) for n in (1, 2, 3)] == [Step.POWER, Step.TERMINATE, Step.KILL]
+
+    def test_no_grace_no_button(self) -> None:
+        assert Ending(0.0).due(asked=1, now=0.0) is Step.TERMINATE
+
+
+class TestBounds:
+    def test_health_lines(self) -> None:
+        lines = HealthLines()
+        assert lines.feed(b'{"a":1}\n{"a"') == [{"a": 1}]
+        assert lines.feed(b':2}\n[1]\n"x"\nnull\n{"a":1,"a":2}\n\xff\n') == [{"a": 2}]
+        assert lines.feed(b'{"a":"' + b"x" * MAX_LINE + b'"}\n{"b":1}\n') == [{"b": 1}]
+        for _ in range(100):
+            assert lines.feed(b"x" * 10_000) == []
+        assert len(lines._pending) <= 64 * 1024
+        assert lines.feed(b'\n{"c":1}\n') == [{"c": 1}]
+
+    def test_the_tail_of_a_console(self) -> None:
+        tail = Tail()
+        for number in range(1000):
+            tail.feed(f"line {number}\n".encode() + b"y" * 5000 + b"\n\n")
+        kept = tail.lines()
+        assert len(kept) <= KEPT_LINES
+        assert kept[-2:] == ["line 999", "y" * KEPT_LINE]
+        tail.feed(b"\x1b[2J\xffend")
+        assert tail.lines()[-1] == "?[2J\ufffdend"
+
+
+needs_emulation = pytest.mark.skipif(
+    not all(map(shutil.which, ("qemu-system-x86_64", "swtpm", "swtpm_setup"))),
+    reason="no qemu-system-x86_64, swtpm and swtpm_setup",
+)
+
+
+@needs_emulation
+def test_a_real_machine_in_software(tmp_path: Path) -> None:
+    """Real QEMU and a real software TPM: the machine comes up, halts at its first instruction, and is stopped."""
+    case = launchable(tmp_path / "case", machine="simulated")
+    started = Started(tmp_path, [*case.words(EMULATED, "--emulate"), "--grace", "0.2"])
+    row = started.event("started")
+    assert (tmp_path / "run" / "trial" / "tpm-state" / "tpm2-00.permall").exists()
+    words = Path(f"/proc/{row['machine_pid']}/cmdline").read_bytes().split(b"\0")
+    assert b"tpm-crb" in b" ".join(words)
+    assert said(tmp_path, "ps")[1]["enclaves"][0]["state"] == "running"
+    assert said(tmp_path, "health", "trial")[0] == 6, "it has said nothing"
+    assert said(tmp_path, "stop", "trial")[1]["how"] == "stopped"
+    code, err = started.ended()
+    assert (code, "NOT CONFIDENTIAL" in err) == (0, True)
+    nothing_left(tmp_path, row)
