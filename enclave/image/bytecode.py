@@ -71,7 +71,7 @@ def _require_whole(stage: Path) -> None:
     The loader also looks into this machine's own folders: whatever it found there is missing from the image.
     """
     said = _interpreter(stage, ["-B", "-c", f"import {', '.join(RUNS)}\n{_MAPPED}"], "import what it is to run")
-    mapped = {line for line in said.split("\n") if line.startswith("/")}
+    mapped = {line for line in said.split("\n") if ".so" in line}
     if strange := sorted(path for path in mapped if not path.startswith(f"{stage}/")):
         raise CompilerFailed(f"no package of the lock brings {', '.join(strange)}")
 
