@@ -27,6 +27,7 @@ from attestation.verdict import Verdict
 from attestation.verify import Verified, verify_evidence
 
 from .anchored import AnchoringResult, TonTrust, check_anchoring
+from .dossier_links import dossier_links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -91,7 +92,10 @@ def audit(data: bytes, policy: Policy, *, at: datetime | None, now: datetime, tr
         token_salt=salts.tokens,
         prices=verified.operator.prices if verified.operator else None,
     )
-    links = [*_header_links(header, verified), *check_receipt(receipt, witness)]  # 5
+    same = dossier_links(
+        dossier, header=header, body=body, verified=verified, receipt=receipt.receipt, skew=policy.time.max_skew
+    )
+    links = [*same, *check_receipt(receipt, witness)]  # 5
     anchoring = check_anchoring(  # 6
         dossier.anchoring,
         receipt=receipt.receipt,
@@ -110,16 +114,3 @@ def audit(data: bytes, policy: Policy, *, at: datetime | None, now: datetime, tr
         links=tuple(links),
         anchoring=anchoring,
     )
-
-
-def _header_links(header: Header, verified: Verified) -> list[Finding]:
-    keyset = verified.claims.keyset_digest
-    return [
-        Finding(
-            rule="header.keyset_digest",
-            holds=header.keyset_digest == keyset,
-            code="EpochDigestMismatch",
-            want=keyset.hex(),
-            got=header.keyset_digest.hex(),
-        )
-    ]

@@ -58,7 +58,14 @@ class Served:
     """One running enclave. Use through `served()`."""
 
     def __init__(
-        self, folder: Path, *, delay: float, config: dict[str, Any], replay_capacity: int, start: datetime
+        self,
+        folder: Path,
+        *,
+        delay: float,
+        context: int,
+        config: dict[str, Any],
+        replay_capacity: int,
+        start: datetime,
     ) -> None:
         self.folder = folder
         self.clock = StoppedClock(start)
@@ -67,7 +74,8 @@ class Served:
         documents = Documents(config=config_document(**config), operator=operator_document(folder))
 
         def load(config: EnclaveConfig, operator: OperatorDocument | None, clock: Clock) -> Engine:  # noqa: ARG001
-            return EchoEngine(clock=clock, name=MODEL, delay=delay, queue_limit=config.limits.queue_length)
+            queue = config.limits.queue_length
+            return EchoEngine(clock=clock, name=MODEL, context=context, delay=delay, queue_limit=queue)
 
         self.booted: Booted = boot(
             documents,
@@ -137,7 +145,11 @@ class Served:
 
     def policy(self, **changes: Any) -> Policy:
         """Give the parsed policy."""
-        return Policy.parse(json.dumps(self.policy_document(**changes)).encode())
+        return Policy.parse(self.policy_bytes(**changes))
+
+    def policy_bytes(self, **changes: Any) -> bytes:
+        """Give the policy's document, whose digest requests name."""
+        return json.dumps(self.policy_document(**changes)).encode()
 
     def attest(self, name: str = "http", *, target: str | None = None, **changes: Any) -> Attested:
         """Verify this enclave as a client does."""
@@ -199,10 +211,16 @@ def unchunked(data: bytes) -> bytes:
 
 @contextmanager
 def served(
-    folder: Path, *, delay: float = 0.0, replay_capacity: int = CAPACITY, start: datetime = START, **config: Any
+    folder: Path,
+    *,
+    delay: float = 0.0,
+    context: int = 4096,
+    replay_capacity: int = CAPACITY,
+    start: datetime = START,
+    **config: Any,
 ) -> Iterator[Served]:
     """Run an enclave for a while."""
-    enclave = Served(folder, delay=delay, config=config, replay_capacity=replay_capacity, start=start)
+    enclave = Served(folder, delay=delay, context=context, config=config, replay_capacity=replay_capacity, start=start)
     try:
         yield enclave
     finally:

@@ -32,7 +32,7 @@ class Walk:
             for name in ("first", "second", "third"):
                 run = enclave.run(f"the {name} question")
                 list(run.items())
-                (folder / f"{name}.dossier").write_bytes(dossier_of(run, policy=b"{}").encode())
+                (folder / f"{name}.dossier").write_bytes(dossier_of(run, policy=enclave.policy_bytes()).encode())
                 if name != "first":
                     enclave.call(enclave.floor.book.close_batch)
             self.policy = folder / "policy.json"

@@ -78,7 +78,7 @@ def test_the_price_is_the_operators(enclave: Served) -> None:
 def test_a_dossier_is_audited_and_a_bent_one_is_not(enclave: Served) -> None:
     run = enclave.run("kept for the auditor")
     list(run.items())
-    data = dossier_of(run, policy=b"{}").encode()
+    data = dossier_of(run, policy=enclave.policy_bytes()).encode()
     result = audit(data, enclave.policy(), at=None, now=enclave.now(), trust=TonTrust())
     result.require(allow_unconfidential=True)
     assert result.anchoring.status == "not anchored"

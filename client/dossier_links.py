@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do the parts of a dossier belong to one exchange? What no receipt and no commitment covers, compared part with part.
+
+`verified_at` and the header's time are the client's own clock: bounded by the epoch and the receipt, proved by nobody.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+from attestation.boot import key_id
+from attestation.channel.header import Header
+from attestation.dossier import Dossier
+from attestation.errors import Malformed
+from attestation.exchange import ExchangeBody
+from attestation.findings import Finding, clause
+from attestation.receipt import Receipt
+from attestation.strict_json import loads
+from attestation.verify import Verified
+
+TIME_WINDOW: Final = 120  # seconds that a request's time may be off (docs/protocol.md)
+MAX_JSON: Final = 1024 * 1024
+
+
+def dossier_links(
+    dossier: Dossier, *, header: Header, body: ExchangeBody, verified: Verified, receipt: Receipt, skew: int
+) -> list[Finding]:
+    """Compare header, body, policy and times. `skew` is the policy's: how far clocks may be off, seconds."""
+    epoch, keyset = verified.epoch, verified.claims.keyset_digest
+    model, stream = _said(body.openai)
+    kids = [key_id(key).hex() for key in epoch.seal_keys]
+    first = max(epoch.not_before - skew, dossier.verified_at)
+    last = min(epoch.not_after, receipt.issued_at + TIME_WINDOW)
+    early = header.time - (epoch.not_after - epoch.not_before)
+    digest, named = sha256(dossier.policy).hexdigest(), body.policy_digest.hex()
+    return [
+        clause(
+            "header.keyset_digest", "EpochDigestMismatch", holds=header.keyset_digest == keyset, want=keyset.hex(),
+            got=header.keyset_digest.hex(),
+        ),
+        clause("header.kid", "EpochDigestMismatch", holds=header.kid.hex() in kids, want=kids, got=header.kid.hex()),
+        clause("header.model", "ReceiptMismatch", holds=header.model == model, want=model, got=header.model),
+        clause("header.stream", "ReceiptMismatch", holds=header.stream is stream, want=stream, got=header.stream),
+        clause(
+            "header.time", "ReceiptMismatch", holds=first <= header.time <= last, want=f"{first} to {last}",
+            got=header.time,
+        ),
+        clause(
+            "dossier.verified_at", "ReceiptMismatch", holds=early <= dossier.verified_at <= header.time,
+            want=f"{early} to {header.time}", got=dossier.verified_at,
+        ),
+        clause("dossier.policy", "ReceiptMismatch", holds=digest == named, want=named, got=digest),
+        clause(
+            "body.first_epoch", "ReceiptMismatch", holds=1 <= body.first_epoch <= receipt.epoch,
+            want=f"1 to {receipt.epoch}", got=body.first_epoch,
+        ),
+    ]  # fmt: skip
+
+
+def _said(openai: bytes) -> tuple[object, object]:
+    """Read model and stream off the request. Raises Malformed(MalformedRequest)."""
+    try:
+        document = loads(openai, limit=MAX_JSON, what="body.openai")
+    except Malformed as e:
+        raise Malformed("MalformedRequest", "body.openai", want="JSON", got=e.code) from None
+    if not isinstance(document, dict):
+        raise Malformed("MalformedRequest", "body.openai", want="a JSON object", got=type(document).__name__)
+    return document.get("model"), document.get("stream") or False
