@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from enclave.commands.doctor import command, report
+from enclave.commands.doctor import command, report, wanted
 from enclave.doctor.check import Finding, Status, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import MAX_FILE, Host, Unseen, plain
+from tests.image_forms import SHAPE, bent, shape
+from tests.launch_cases import GPU_SHAPE, launchable
 from tests.recorded_host import GPU, KERNEL, SOCKET, SWITCH, RecordedHost
 
 
@@ -356,6 +358,38 @@ class TestHostileHost:
     def test_plain(self) -> None:
         assert plain("a\x1b\n b ") == "a?? b"
         assert len(plain("x" * 500)) == 200
+
+
+class TestShape:
+    """With a shape, its host part decides what is looked at."""
+
+    def test_what_a_shape_wants(self) -> None:
+        asked = wanted(shape(), firmware=None, qemu="q")
+        assert asked == Wanted(qemu="q", release=(10, 1), memory=2 << 30, gpus=(), quote_socket=SOCKET)
+        over_vsock = wanted(shape(bent(GPU_SHAPE, "host/quote_socket", "vsock:2:4051")), firmware=None, qemu="q")
+        assert (over_vsock.quote_socket, over_vsock.quote_port, over_vsock.gpus) == (None, 4051, (GPU,))
+        assert over_vsock.memory == 96 << 30
+
+    def test_another_release_than_the_shape_says(self, host: RecordedHost) -> None:
+        assert wrong(host, Wanted(release=(10, 1))) == {}
+        assert wrong(host, Wanted(release=(11, 1))) == {"qemu.version": "fails"}
+        assert "install QEMU 11.1" in look(host, Wanted(release=(11, 1)))["qemu.version"].mend
+
+    def test_files_on_the_command_line(self, tmp_path: Path) -> None:
+        case = launchable(tmp_path / "case")
+        words = ["--json", "--shape", str(case.shape(SHAPE)), "--image", str(case.image)]
+        checks = {c["name"]: c for c in json.loads(CliRunner().invoke(command, words).output)["checks"]}
+        assert checks["qemu.firmware"]["status"] == "ok"
+        assert checks["gpu.present"]["found"] == "the shape has no GPU"
+        (case.image / "OVMF.fd").write_bytes(b"another")
+        checks = {c["name"]: c for c in json.loads(CliRunner().invoke(command, words).output)["checks"]}
+        assert checks["qemu.firmware"]["status"] == "fails"
+
+    def test_files_that_are_none(self, tmp_path: Path) -> None:
+        assert CliRunner().invoke(command, ["--shape", str(tmp_path / "none")]).exit_code == 2
+        (tmp_path / "shape").write_text("{}")
+        assert CliRunner().invoke(command, ["--shape", str(tmp_path / "shape")]).exit_code == 3
+        assert CliRunner().invoke(command, ["--image", str(tmp_path)]).exit_code == 2
 
 
 class TestCommand:

@@ -20,15 +20,19 @@ class Status(StrEnum):
     NOT_NEEDED = "not needed"
 
 
+QUOTE_PORT: Final = 4050  # vsock port of Intel's quote service, as its packages set it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What this host is to launch. Without a shape the checks ask for the least that any enclave needs."""
 
     qemu: str = "qemu-system-x86_64"
+    release: tuple[int, int] | None = None  # of QEMU, exactly; None: any that knows TDX
     memory: int = 4 << 30  # bytes
     gpus: tuple[str, ...] | None = None  # PCI addresses of the shape's GPUs; None: whatever the host has
     quote_socket: str | None = None  # path of the quote service's unix socket; None: a vsock port
-    quote_port: int = 4050
+    quote_port: int = QUOTE_PORT
     firmware: tuple[str, bytes] | None = None  # file of the image, SHA-256 that its manifest names
 
 

@@ -24,6 +24,11 @@ def _version(host: Host, wanted: Wanted) -> Outcome:
         return fails(plain(first) or "no word")
     version = int(found[1]), int(found[2])
     remark = f"; newer than {SEEN[0]}.{SEEN[1]}, RTMR0 may differ from what was published" if version > SEEN else ""
+    if wanted.release is not None and version != wanted.release:
+        release = "{}.{}".format(*wanted.release)
+        return fails(
+            f"{plain(first)}, the shape says {release}", f"install QEMU {release}, or measure a shape for yours"
+        )
     return decides(plain(first) + remark, good=version >= LEAST)
 
 
