@@ -22,7 +22,7 @@ from attestation.boot import BootMap, ModelRecord
 from attestation.channel.header import Header
 from attestation.channel.response import MAX_ITEM
 from attestation.dossier import Dossier
-from attestation.errors import Malformed, Untrusted
+from attestation.errors import Malformed, Untrusted, error_for
 from attestation.exchange import Delta, ExchangeBody, read_item
 from attestation.findings import Finding
 
@@ -41,6 +41,12 @@ class Replay:
     why: str
     tokens: int
     links: tuple[Finding, ...]
+
+    def require(self) -> None:
+        """Raise the error of the first thing that the model would not repeat."""
+        for link in self.links:
+            if not link.holds:
+                raise error_for(link.code, link.rule, want=link.want, got=link.got)
 
     def to_json(self) -> dict[str, object]:
         """Give the documented JSON object."""
@@ -100,6 +106,9 @@ def replay(dossier: Dossier, boot: BootMap, model: Path) -> Replay:
     """
     if find_spec("llama_cpp") is None:
         raise UsageFault("re-execution needs llama.cpp: install sericin[replay]")
+    salts = dossier.salts
+    if not (salts.request and salts.response and salts.tokens):
+        raise UsageFault("the dossier leaves out salts: nothing binds its request, text and tokens to the receipt")
     question = question_of(dossier, boot)
     command = [sys.executable, "-m", "client", "model", "replay", str(model)]
     # Standard error stays the person's: progress is shown there.

@@ -14,7 +14,9 @@ from attestation.ton.trustpath import MAX_PATH, TrustPath
 from ..anchored import ANCHORED, TonTrust
 from ..attested import wall_clock
 from ..audit import Audit, audit
+from ..errors import UsageFault
 from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
+from ..replay import NOT_RECOUNTED, Replay, replay
 from ..settings import choose_policy
 from ..ton.network import read_init_block
 
@@ -37,6 +39,8 @@ from ..ton.network import read_init_block
     help="The block of TON that you trust; else the release's.",
 )
 @click.option("--require-anchored", is_flag=True, help="Exit with 5 unless the receipt is proved to be anchored.")
+@click.option("--replay", "replayed", is_flag=True, help="Re-execute the run with --model (docs/models.md).")
+@click.option("--model", "model_file", type=click.Path(path_type=Path), help="The model file, for --replay.")
 @click.option("--at", "at_text", help="Judge at this time instead of the dossier's (RFC 3339 or unix seconds).")
 @click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -46,8 +50,10 @@ def command(
     policy_path: Path | None,
     path_file: Path | None,
     init_file: Path | None,
+    model_file: Path | None,
     at_text: str | None,
     *,
+    replayed: bool,
     require_anchored: bool,
     every: bool,
     as_json: bool,
@@ -57,8 +63,12 @@ def command(
     The anchor counts when links lead to its block from one that you trust: --init-block takes a network file, a global
     configuration or a block of your own; --trust-path what 'sericin receipt prove' wrote.
 
+    With --replay the model itself is asked, token by token, whether it would have said that.
+
     Exit codes: 0 every link holds, 3 malformed, 4 untrusted, 5 refused by the policy, 2 usage.
     """
+    if replayed != (model_file is not None):
+        raise UsageFault("--replay and --model FILE go together")
     chosen = choose_policy(policy_path)
     trust = TonTrust(
         init_block=None if init_file is None else read_init_block(init_file),
@@ -72,8 +82,16 @@ def command(
     result.require(allow_unconfidential=chosen.allow_unconfidential)
     if require_anchored:
         result.anchoring.require()
+    # Only what is true is worth an hour of a model's time.
+    again = None if model_file is None else replay(result.dossier, result.verified.boot, model_file)
+    if not as_json:
+        _show_replay(again, every=every)
+    if again is not None:
+        again.require()
     if as_json:
-        print_json({"ok": True, "code": None, "exit": 0, "confidential": result.confidential, **result.to_json()})
+        recount = NOT_RECOUNTED if again is None else again.to_json()
+        head = {"ok": True, "code": None, "exit": 0, "confidential": result.confidential}
+        print_json({**head, **result.to_json(), "replay": recount})
     else:
         console().print("every link holds", style="bold green")
         console().print(confidentiality_line(confidential=result.confidential))
@@ -88,4 +106,11 @@ def _show(result: Audit, *, every: bool, now: datetime) -> None:
         show_findings(anchoring.links, title="\nanchoring", every=every)
     style = "green" if anchoring.status == ANCHORED else "bold yellow"
     out.print(f"\nanchoring: {anchoring.describe(now=now)}", style=style)
-    out.print("token counts: not recounted")
+
+
+def _show_replay(again: Replay | None, *, every: bool) -> None:
+    if again is None:
+        console().print(f"token counts: {NOT_RECOUNTED}")
+        return
+    show_findings(again.links, title="\nre-execution", every=every)
+    console().print(again.sentence())

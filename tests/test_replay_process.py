@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real model behind `sericin serve`: asked, audited by re-execution, and silent about what it was asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.small_model import NAME, SHA256, small_model
+from tests.test_serve_process import Process, run, serving
+
+CANARY = "canary-90e4"
+CONFIG: dict[str, Any] = {
+    "engine": {"kind": "llama", "n_ctx": 512, "n_seq": 2, "n_ubatch": 128, "threads": 1},
+    "models": [{"name": NAME, "sha256": SHA256.hex()}],
+}
+
+
+@pytest.fixture(scope="module")
+def enclave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    folder = tmp_path_factory.mktemp("enclave")
+    (folder / f"{NAME}.gguf").symlink_to(small_model())
+    with serving(folder, **CONFIG) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def dossier(enclave: Process) -> Path:
+    path = enclave.folder / "dossier"
+    words = ("--max-tokens", "8", "--temperature", "0.8", "--dossier", path, "--policy", enclave.policy)
+    asked = run("ask", enclave.target, f"Say {CANARY} and a colour.", *words, state=enclave.folder)
+    assert asked.returncode == 0, asked.stderr
+    return path
+
+
+def test_an_audit_re_executes_the_run(enclave: Process, dossier: Path) -> None:
+    again = ("--policy", enclave.policy, "--replay", "--model", small_model())
+    said = run("audit", dossier, *again, "--json")
+    assert said.returncode == 0, said.stderr
+    document = json.loads(said.stdout)
+    assert document["replay"]["mode"] in {"bit-exact", "teacher-forced"}
+    assert document["replay"]["tokens"] == 8
+    assert all(link["holds"] for link in document["replay"]["links"])
+    assert CANARY not in said.stdout + said.stderr
+
+
+def test_without_the_model_nothing_is_recounted(enclave: Process, dossier: Path) -> None:
+    said = run("audit", dossier, "--policy", enclave.policy, "--json")
+    assert json.loads(said.stdout)["replay"] == "not recounted"
+    for words in (("--replay",), ("--model", small_model())):
+        assert run("audit", dossier, "--policy", enclave.policy, *words).returncode == 2
+
+
+def test_another_model_file_is_refused(enclave: Process, dossier: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    shutil.copyfile(small_model(), other)
+    with other.open("ab") as file:
+        file.write(b"\0")
+    ended = run("audit", dossier, "--policy", enclave.policy, "--replay", "--model", other)
+    assert ended.returncode == 4
+    assert "ReplayMismatch" in ended.stderr
+
+
+def test_the_process_keeps_its_secrets(enclave: Process, dossier: Path) -> None:
+    """No core file, no debugger, and no word of a prompt in log, metrics or any file but the client's own dossier."""
+    proc = Path(f"/proc/{enclave.process.pid}")
+    limits = {line[:26].strip(): line[26:].split()[0] for line in (proc / "limits").read_text().splitlines()[1:]}
+    assert limits["Max core file size"] == "0"
+    assert "CoreDumping:\t0" in (proc / "status").read_text()
+    with urllib.request.urlopen(enclave.ready["targets"]["http"] + "/metrics", timeout=10) as answer:
+        assert CANARY.encode() not in answer.read()
+    for path in enclave.folder.rglob("*"):
+        if path.is_file() and path not in {dossier, enclave.folder / f"{NAME}.gguf"}:
+            assert CANARY.encode() not in path.read_bytes(), path
