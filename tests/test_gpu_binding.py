@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPU evidence tied to a quote: of another key, nonce, machine or boot, incomplete, taken away: each refused by name."""
+"""GPU evidence tied to a quote: of another key, nonce, machine or boot, incomplete, taken away: each by its name."""
 
 from __future__ import annotations
 
@@ -134,11 +134,15 @@ def another_signature(gpu: GpuEvidence) -> GpuEvidence:
     return replace(gpu, devices=tuple(fresh))
 
 
+def called_epochs(gpu: GpuEvidence) -> GpuEvidence:
+    return replace(gpu, nonce_kind=NONCE_EPOCH)
+
+
 EIGHT: dict[str, Any] = {"mode": "mpt", "count": 8}
 ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("evidence of another key", {"keyset": OTHER}, "GpuNonceMismatch"),
     ("evidence over an old client nonce", {"nonce": OTHER}, "GpuNonceMismatch"),
-    ("fresh evidence called an epoch's", {"afterwards": lambda g: replace(g, nonce_kind=NONCE_EPOCH)}, "GpuNonceMismatch"),
+    ("fresh evidence called an epoch's", {"afterwards": called_epochs}, "GpuNonceMismatch"),
     ("the gate of another boot", {"instance": bytes(16)}, "GpuNonceMismatch"),
     ("GPUs taken away", {"shown": False}, "GpuEvidenceMissing"),
     ("GPUs taken away, the claims say none", {"shown": False, "claimed": b""}, "GpuEvidenceMissing"),

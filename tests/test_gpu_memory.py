@@ -77,7 +77,11 @@ def test_the_second_time_says_the_same_and_remembers_no_more() -> None:
     assert all(known)
     again = GpuCase().verified()
     assert sizes() == known
-    assert (again.window, again.device_ids, again.roots_used) == (first.window, first.device_ids, first.roots_used)
+    assert (again.window, again.devices[0].serial, again.roots_used) == (
+        first.window,
+        first.devices[0].serial,
+        first.roots_used,
+    )
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,6 @@ class VerifiedGpuSet:
     window: Window
 
     @property
-    def device_ids(self) -> tuple[int, ...]:
-        """Leaf serials, sorted: which devices these are."""
-        return tuple(d.serial for d in self.devices)
-
-    @property
     def gpus(self) -> tuple[VerifiedDevice, ...]:
         """The GPUs alone."""
         return tuple(d for d in self.devices if d.kind == "gpu")
