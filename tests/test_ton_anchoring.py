@@ -43,6 +43,9 @@ def statements() -> tuple[BatchStatement, ...]:
     return tuple(made)
 
 
+BATCHED = statements()[1]
+
+
 def record(head: BatchStatement, boot: bytes = BOOT) -> Cell:
     builder = Builder().octets(boot, 32).uint(0, 32).uint(NOW + 9, 64).uint(head.seqno, 64).octets(head.hash, 32)
     return builder.uint(NOW, 64).uint(0, 1).cell()
