@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random  # noqa: TID251 - seeded: the same trees on every run
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -364,13 +365,14 @@ def test_slices_never_pass_the_end() -> None:
 
 
 def test_builders_refuse_what_does_not_fit() -> None:
-    for build in (
+    builds: list[Callable[[], Builder]] = [
         lambda: Builder().uint(8, 3),
         lambda: Builder().uint(-1, 3),
         lambda: Builder().uint(0, 1024),
         lambda: Builder().octets(bytes(3), 4),
         lambda: Builder().coins(1 << 120),
         lambda: Builder().ref(EMPTY).ref(EMPTY).ref(EMPTY).ref(EMPTY).ref(EMPTY),
-    ):
+    ]
+    for build in builds:
         with pytest.raises(ValueError, match=r"fit|bytes|references"):
             build()
