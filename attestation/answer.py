@@ -29,8 +29,6 @@ from .findings import Finding
 from .operator import Prices
 from .receipt import MACHINE_CODES, Receipt, SignedReceipt, Status
 
-MAX_PAYLOAD = 64 * 1024 * 1024
-
 
 @dataclass(slots=True, repr=False)
 class Answer:

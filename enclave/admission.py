@@ -9,14 +9,13 @@ from typing import Final
 from attestation import strict_json
 from attestation.boot import Limits
 from attestation.errors import AttestationError
-from attestation.exchange import ExchangeBody, SealedRefusal
+from attestation.exchange import MAX_BODY, ExchangeBody, SealedRefusal
 
 from .runs import RunRefused, RunTable
 from .session import Opened
 
 TIME_WINDOW: Final = 120  # seconds between the header's time and the host's claim
 BUSY_SECONDS: Final = 5  # the hint when the engine gives none
-MAX_JSON: Final = 8 * 1024 * 1024
 _TOKEN_FIELDS: Final = ("max_tokens", "max_completion_tokens")
 _EMBEDDINGS: Final = "/v1/embeddings"
 
@@ -81,7 +80,7 @@ class Admission:
     def _check_json(self, opened: Opened, body: ExchangeBody) -> None:
         """Require the header to say what the body says, and the body to stay within this boot's limits."""
         try:
-            request = strict_json.loads(body.openai, limit=MAX_JSON, what="body")
+            request = strict_json.loads(body.openai, limit=MAX_BODY, what="body")
         except AttestationError:
             raise refuse("invalid_request", field="body") from None
         if not isinstance(request, dict):

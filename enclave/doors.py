@@ -15,18 +15,37 @@ from OpenSSL import SSL
 from attestation.operator import Listen
 
 from .epochs import EpochTable
+from .exchanges import outer
 from .metrics import Count, Gauge, Metrics
 from .routes import Routes
+from .session import OuterRefusal
 from .tls import TlsProtocol, server_context
 
 MAX_CONNECTIONS: Final = 1024
 REQUEST_SECONDS: Final = 30.0  # from the connection to its first whole request head
 KEEPALIVE_SECONDS: Final = 30.0
+LINGER_SECONDS: Final = 2.0  # for the rest of a body that was refused, so that its sender reads why
 BACKLOG: Final = 128
 
 
 class ListenerUnusable(Exception):
     """An address cannot be listened on. The message names it."""
+
+
+class _Handler(web.RequestHandler):
+    """HTTP of one connection. aiohttp would repeat what it could not read, to peer and log: here a code is enough."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,  # noqa: ARG002 - it holds what the peer sent
+        message: str | None = None,  # noqa: ARG002 - so does this
+    ) -> web.StreamResponse:
+        """Answer a request that is none."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is under way")
+        return outer(OuterRefusal(status, "http_error"))
 
 
 class _Turned(asyncio.Protocol):
@@ -105,7 +124,6 @@ class Doors:
             self._routes.application(),
             handler_cancellation=True,
             access_log=None,
-            keepalive_timeout=KEEPALIVE_SECONDS,
             handle_signals=False,
         )
         await self._runner.setup()
@@ -135,7 +153,13 @@ class Doors:
     def _serve(self) -> asyncio.Protocol:
         if self._runner is None or self._runner.server is None:
             raise RuntimeError("not open")
-        return self._runner.server()
+        return _Handler(
+            self._runner.server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            access_log=None,  # type: ignore[arg-type]  # no log of requests at all
+        )
 
     def _visit(self, inner: asyncio.Protocol, serving: Callable[[], object]) -> asyncio.Protocol:
         if self._open >= self._max:

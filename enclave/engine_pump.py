@@ -11,6 +11,7 @@ from .seams import Admission, Clock, Engine, EngineEvent, EventKind, Job
 
 RUN_SECONDS: Final = 600.0  # the longest run
 POLL_SECONDS: Final = 0.25
+MAX_EVENTS: Final = 1 << 16  # of one job that wait for a slow reader: some 20 MB
 _ENDS: Final = (EventKind.FINISHED, EventKind.FAILED)
 
 
@@ -21,10 +22,14 @@ class LiveJob:
         self.job_id = job_id
         self._events: list[EngineEvent] = []
         self._arrived = asyncio.Event()
+        self.overrun = False  # whether events were lost: the answer cannot go on
 
     def put(self, event: EngineEvent) -> None:
-        """Take one event."""
-        self._events.append(event)
+        """Take one event, or note that there are too many."""
+        if len(self._events) < MAX_EVENTS:
+            self._events.append(event)
+        else:
+            self.overrun = True
         self._arrived.set()
 
     async def events(self) -> list[EngineEvent]:
@@ -135,6 +140,8 @@ class EnginePump:
                 self._jobs.pop(event.job_id, None)
             if live is not None:
                 live.put(event)
+                if live.overrun:
+                    self.leave(event.job_id)
 
     def _fail_all(self) -> None:
         jobs, self._jobs = self._jobs, {}

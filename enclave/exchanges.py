@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from aiohttp import web
 
@@ -156,7 +156,9 @@ async def _answer(request: web.Request, floor: Floor, admitted: Admitted, live: 
             status = failed.status
             reply.discard()
             ending = reply.error(failed.refusal)
-    except BaseException:
+    except BaseException as e:
+        if isinstance(e, TimeoutError):
+            floor.metrics.add(Count.READERS_TOO_SLOW)
         _conclude(floor, admitted, reply, Status.ABORTED)
         raise
     finally:
@@ -188,6 +190,8 @@ async def _stream(response: web.StreamResponse, floor: Floor, reply: Reply, live
         events = live.waiting() if grid or finished else await live.events()
         for event in events:
             finished = _take(floor, reply, live, event) or finished
+        if live.overrun:
+            _nobody_reads(floor)
         wire = reply.tick() if grid else reply.flush()
         if wire:
             await _write(response, wire)
@@ -203,9 +207,13 @@ def _take(floor: Floor, reply: Reply, live: LiveJob, event: EngineEvent) -> bool
     except OverMaximum:
         raise _RunFailed("limit_exceeded", Status.ABORTED, field="maximum_total") from None
     except PendingFull:
-        floor.metrics.add(Count.READERS_TOO_SLOW)
-        raise ConnectionAbortedError("nobody reads the answer") from None
+        _nobody_reads(floor)
     return event.kind is EventKind.FINISHED
+
+
+def _nobody_reads(floor: Floor) -> NoReturn:
+    floor.metrics.add(Count.READERS_TOO_SLOW)
+    raise ConnectionAbortedError("nobody reads the answer")
 
 
 async def _write(response: web.StreamResponse, wire: bytes) -> None:

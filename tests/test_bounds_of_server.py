@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every buffer, table and patience of the server and of the client's connections, hit over real sockets."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestation import cbor
+from attestation.channel.header import Padding
+from attestation.exchange import SealedRefusal
+from attestation.receipt import SignedReceipt, Status
+from client import connection as connections
+from client import openai_shapes, upstream
+from client.connection import Connection
+from client.door_threads import MAX_AT_ONCE
+from client.errors import Unreachable
+from client.proxy import Proxy
+from client.target import parse_target
+from client.upstream import BadRequest, Question
+from enclave import doors, engine_pump, epochs, replay, reply, routes, runs, tls
+from enclave.engine_pump import LiveJob
+from enclave.journal import MAX_ID, Happening, Journal
+from enclave.metrics import Count, Gauge
+from enclave.receipt_book import ReceiptBook
+from enclave.runs import RunRefused, RunTable
+from enclave.seams import EngineEvent, EventKind, QuoteUnavailable
+from enclave.service import DRAIN_SECONDS, RETRY_SECONDS, Service
+from tests.forged import StoppedClock
+from tests.served import Served, served
+from tests.test_server_exchange import sealed_for
+
+ATTEST = "/v1/sericin/attest"
+SEALED = "/v1/sericin/sealed"
+
+
+@pytest.fixture(autouse=True)
+def _short_farewells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enclave.doors.LINGER_SECONDS", 0.2)
+
+
+@pytest.fixture(scope="module")
+def enclave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("enclave")) as running:
+        yield running
+
+
+def dial(enclave: Served, name: str = "http") -> socket.socket:
+    host, port = enclave.service.targets[name].rsplit("/", 1)[1].rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def ended(sock: socket.socket) -> bytes:
+    """Read until the server closes; a reset is an end too."""
+    answer = b""
+    try:
+        while portion := sock.recv(65536):
+            answer += portion
+    except ConnectionResetError:
+        pass
+    sock.close()
+    return answer
+
+
+def eventually(holds: Any) -> None:
+    for _ in range(250):
+        if holds():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to hold")
+
+
+def still_answers(enclave: Served) -> None:
+    assert list(enclave.run("on it goes").items())
+
+
+# ---- connections
+
+
+def test_one_connection_too_many_is_turned_away(tmp_path: Path) -> None:
+    with served(tmp_path) as enclave:
+        inside: Any = enclave.service._doors
+        assert inside._max == doors.MAX_CONNECTIONS
+        inside._max = 3
+        held = [dial(enclave) for _ in range(3)]
+        eventually(lambda: enclave.call(lambda: enclave.floor.metrics.read(Gauge.CONNECTIONS_OPEN)) == 3)
+        assert ended(dial(enclave)) == b""
+        assert enclave.count(Count.CONNECTIONS_REFUSED) == 1
+        for sock in held:
+            sock.close()
+        eventually(lambda: enclave.call(lambda: enclave.floor.metrics.read(Gauge.CONNECTIONS_OPEN)) == 0)
+        still_answers(enclave)
+
+
+def test_silent_and_dripping_peers_are_put_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enclave.doors.REQUEST_SECONDS", 0.4)
+    monkeypatch.setattr("enclave.doors.KEEPALIVE_SECONDS", 0.4)
+    monkeypatch.setattr("enclave.tls.HANDSHAKE_SECONDS", 0.4)
+    assert (doors.REQUEST_SECONDS, doors.KEEPALIVE_SECONDS, tls.HANDSHAKE_SECONDS) == (0.4,) * 3
+    with served(tmp_path) as enclave:
+        silent, dripping, hello, idle = dial(enclave), dial(enclave), dial(enclave, "ra_tls"), dial(enclave)
+        dripping.sendall(b"GET /healthz HT")
+        hello.sendall(b"\x16\x03\x01\x02\x00\x01")
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        start = time.monotonic()
+        assert ended(silent) == b""
+        assert ended(dripping) == b""
+        ended(hello)
+        assert ended(idle).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - start < 5
+        assert enclave.count(Count.HANDSHAKES_FAILED) == 1
+        still_answers(enclave)
+
+
+def test_a_handshake_without_end_is_cut(enclave: Served) -> None:
+    before = enclave.count(Count.HANDSHAKES_FAILED)
+    sock = dial(enclave, "ra_tls")
+    part = b"\x16\x03\x01\x40\x00"
+    hello = b"\x01\x01\xf0\x00" + bytes(tls.MAX_HANDSHAKE * 2)  # a ClientHello of 127 KB, in records
+    records = b"".join(part + hello[at : at + 16384] for at in range(0, tls.MAX_HANDSHAKE + 16384, 16384))
+    with suppress(BrokenPipeError, ConnectionResetError):
+        sock.sendall(records)
+    ended(sock)
+    assert enclave.count(Count.HANDSHAKES_FAILED) == before + 1
+    still_answers(enclave)
+
+
+# ---- bodies
+
+
+def test_a_small_body_is_small_and_comes_soon(enclave: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert enclave.post(bytes(routes.MAX_SMALL_BODY), ATTEST)[0] == 400
+    assert enclave.post(bytes(routes.MAX_SMALL_BODY + 1), ATTEST)[0] == 413
+    monkeypatch.setattr("enclave.routes.SMALL_BODY_SECONDS", 0.3)
+    assert routes.SMALL_BODY_SECONDS == 0.3
+    head = f"POST {ATTEST} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
+    assert enclave.raw(head.encode() + b"x", finish=False).startswith(b"HTTP/1.1 400")
+
+
+def test_a_sealed_body_comes_within_its_time_while_others_are_served(
+    enclave: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enclave.exchanges.READ_SECONDS", 0.5)
+    wire = sealed_for(enclave)[0].wire
+    head = f"POST {SEALED} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(wire)}\r\n\r\n"
+    slow = dial(enclave)
+    slow.sendall(head.encode() + wire[:-1])
+    still_answers(enclave)
+    assert ended(slow).startswith(b"HTTP/1.1 400")
+    assert enclave.post(wire)[0] == 200  # nothing of it was used up
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_a_request_is_refused_at_the_limit_of_the_boot_map(enclave: Served, framing: str) -> None:
+    limit = enclave.booted.boot.limits.max_request_bytes
+    data = sealed_for(enclave)[0].wire.ljust(limit + 1, b"\0")
+    if framing == "length":
+        head = f"POST {SEALED} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        assert enclave.raw(head, finish=False).startswith(b"HTTP/1.1 413")
+        return
+    # One frame that never ends: its length is refused before the bytes are kept.
+    head = f"POST {SEALED} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode()
+    assert enclave.raw(head + data + b"\r\n0\r\n\r\n", finish=False).split()[1] in {b"400", b"413"}
+
+
+def test_challenges_that_wait_are_counted(enclave: Served) -> None:
+    inside: Any = enclave.service._routes
+    enclave.call(lambda: setattr(inside, "_waiting", routes.ATTEST_WAITING))
+    try:
+        body = cbor.encode({1: ["sericin/1"], 2: bytes(32), 3: "client"})
+        head = f"POST {ATTEST} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        answer = enclave.raw(head + body, finish=False)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After: 2" in answer
+    finally:
+        enclave.call(lambda: setattr(inside, "_waiting", 0))
+
+
+# ---- answers that nobody reads
+
+
+def ask_and_read_nothing(enclave: Served, *, words: int, padding: Padding = Padding.CELL) -> socket.socket:
+    """Ask over the unix socket, whose buffers are small."""
+    sealed, _ = sealed_for(enclave, "w " * words, header={"padding": padding}, request={"max_tokens": 100_000})
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(enclave.service.targets["unix"].removeprefix("unix:"))
+    head = f"POST {SEALED} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sealed.wire)}\r\n\r\n"
+    sock.sendall(head.encode() + sealed.wire)
+    return sock
+
+
+LARGE = {"max_request_bytes": 1 << 20, "max_completion_tokens": 100_000, "queue_length": 8}
+
+
+@pytest.mark.parametrize("how", ["patience", "pending", "events"])
+def test_a_reader_that_does_not_read_loses_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Whatever fills first ends it: the time for a write, the bytes that wait for the wire, the engine's events."""
+    if how == "patience":
+        monkeypatch.setattr("enclave.exchanges.WRITE_SECONDS", 0.5)
+    if how == "pending":
+        monkeypatch.setattr(reply, "MAX_PENDING", 10_000)
+    if how == "events":
+        monkeypatch.setattr("enclave.engine_pump.MAX_EVENTS", 100)
+        monkeypatch.setattr("enclave.exchanges.WRITE_SECONDS", 0.5)
+    with served(tmp_path, context=60_000, limits=LARGE) as enclave:
+        padding = Padding.GRID if how == "pending" else Padding.CELL
+        with ask_and_read_nothing(enclave, words=30_000, padding=padding):
+            lost(enclave)
+        still_answers(enclave)
+
+
+def lost(enclave: Served) -> None:
+    """Require the one run to be ended, and its slot free, while its reader is still there."""
+    eventually(lambda: enclave.count(Count.READERS_TOO_SLOW) == 1)
+    eventually(lambda: enclave.count(Count.RUNS_ABORTED) == 1)
+    eventually(lambda: enclave.call(lambda: enclave.floor.pump.live) == 0)
+
+
+def test_events_that_wait_are_counted() -> None:
+    job = LiveJob(1)
+    event = EngineEvent(job_id=1, kind=EventKind.DELTA)
+    for _ in range(engine_pump.MAX_EVENTS):
+        job.put(event)
+    before = job.overrun
+    job.put(event)
+    assert (before, job.overrun) == (False, True)
+    assert len(job.waiting()) == engine_pump.MAX_EVENTS
+
+
+def test_a_run_ends_at_its_deadline(tmp_path: Path) -> None:
+    with served(tmp_path, delay=0.02) as enclave:
+        sealed, opener = sealed_for(enclave, "long " * 400)
+        answers: list[Any] = []
+        asking = threading.Thread(target=lambda: answers.append(enclave.post(sealed.wire)))
+        asking.start()
+        eventually(lambda: enclave.call(lambda: enclave.floor.pump.live))
+        enclave.clock.since_boot += engine_pump.RUN_SECONDS
+        asking.join(20)
+        opener.feed(answers[0][1])
+        assert SealedRefusal.decode(opener.error_item).code == "deadline"
+        signed = SignedReceipt.decode(opener.receipt_item).receipt
+        assert (signed.status, signed.price) == (Status.FAILED, 0)
+
+
+# ---- tables
+
+
+def test_the_table_of_run_ids_is_full_rather_than_forgetful() -> None:
+    table = RunTable(capacity=2)
+    assert RunTable()._capacity == runs.CAPACITY
+    for number in range(2):
+        table.enter(bytes([number]) * 32, first_epoch=1, current_epoch=1)
+    with pytest.raises(RunRefused, match="busy"):
+        table.enter(bytes(31) + b"\x09", first_epoch=1, current_epoch=1)
+    table.remove(bytes(32))
+    table.enter(bytes(31) + b"\x09", first_epoch=1, current_epoch=1)
+    with pytest.raises(RunRefused, match="already_run"):
+        table.enter(bytes([1]) * 32, first_epoch=1, current_epoch=1)
+
+
+def test_few_private_keys_live_at_once(tmp_path: Path) -> None:
+    """Replays that fill set after set bring early epochs only until the keys are at their number; then it is 503."""
+    assert replay.ReplaySet()._capacity == replay.CAPACITY
+    with served(tmp_path, replay_capacity=2) as enclave:
+        status = 0
+        for _ in range(epochs.MAX_LIVE_KEYS + 2):
+            for _ in range(2):
+                status = enclave.post(sealed_for(enclave)[0].wire)[0]
+            enclave.do(enclave.service.tend())
+        assert len(enclave.floor.epochs) == epochs.MAX_LIVE_KEYS
+        assert status == 503
+        enclave.clock.forward(4200)
+        enclave.do(enclave.service.tend())
+        still_answers(enclave)
+
+
+def test_epochs_are_renewed_in_time_and_a_failure_is_tried_again(tmp_path: Path) -> None:
+    with served(tmp_path) as enclave:
+        attester: Any = enclave.booted.attester
+        real, calls = attester.new_epoch, []
+
+        def failing(number: int) -> Any:
+            calls.append(number)
+            raise QuoteUnavailable("the host says no")
+
+        attester.new_epoch = failing
+        enclave.clock.forward(epochs.ROTATE_SECONDS - 1)
+        enclave.do(enclave.service.tend())
+        assert calls == []
+        enclave.clock.forward(1)
+        for _ in range(3):
+            enclave.do(enclave.service.tend())
+        assert calls == [2]
+        enclave.clock.forward(RETRY_SECONDS)
+        attester.new_epoch = real
+        enclave.do(enclave.service.tend())
+        assert enclave.floor.epochs.current.number == 2
+        assert '"event": "epoch_failed"' in enclave.log.getvalue()
+
+
+def test_receipts_are_kept_for_their_time_and_in_their_number(enclave: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enclave.receipt_book.MAX_KEPT", 3)
+    book: ReceiptBook = enclave.floor.book
+    asked = [sealed_for(enclave)[0] for _ in range(4)]
+    for sealed in asked:
+        assert enclave.post(sealed.wire)[0] == 200
+    kept = [enclave.call(lambda s=s: book.fetch(s.schedule.capability)) is not None for s in asked]  # type: ignore[misc]
+    assert kept[-1]
+    assert sum(kept) <= 3
+    enclave.clock.forward(enclave.booted.boot.retention)
+    enclave.call(book.tend)
+    assert enclave.call(lambda: book.fetch(asked[-1].schedule.capability)) is None
+    assert len(book._kept) == 0
+
+
+def test_stopping_takes_its_time_and_no_longer(tmp_path: Path) -> None:
+    with served(tmp_path, delay=0.05) as enclave:
+        assert Service(enclave.booted)._drain == DRAIN_SECONDS
+        run = enclave.run("long " * 400)
+        next(run.items())
+        enclave.service._drain = 0.3
+        start = time.monotonic()
+        enclave.do(enclave.service.stop())
+        assert time.monotonic() - start < 5
+        assert enclave.floor.metrics.read(Count.RUNS_ABORTED) == 1
+        assert not enclave.floor.epochs.current.seal.live
+
+
+def test_a_line_of_the_journal_has_no_room_for_anything_else() -> None:
+    out = io.StringIO()
+    journal = Journal(StoppedClock(), out=out)
+    journal.write(Happening.RUN, code="complete", id=bytes(MAX_ID), number=1, size=2, ms=3)
+    bad: list[dict[str, Any]] = [
+        {"id": bytes(MAX_ID + 1)}, {"id": "x"}, {"code": "a prompt"}, {"code": "x" * 49}, {"number": "7"},
+        {"size": 1.5},
+    ]  # fmt: skip
+    for fields in bad:
+        with pytest.raises(TypeError):
+            journal.write(Happening.RUN, **fields)
+    assert len(out.getvalue().splitlines()) == 1
+
+
+# ---- the client's side
+
+
+@contextmanager
+def server_that_says(data: bytes) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(65536)
+                try:
+                    peer.sendall(data)
+                    peer.shutdown(socket.SHUT_WR)
+                    peer.recv(65536)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(10)
+
+
+def test_a_client_reads_no_endless_head_and_no_endless_body() -> None:
+    endless = b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"x" * (2 * connections.MAX_HEADERS)
+    body = b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + bytes(101)
+    for says, why in ((endless, "RemoteProtocolError"), (body, "longer than 100 bytes")):
+        with (
+            server_that_says(says) as target,
+            Connection(parse_target(target), timeout=5) as connection,
+            pytest.raises(Unreachable, match=why),
+        ):
+            connection.request("GET", "/").read(100)
+
+
+def test_few_idle_connections_are_kept(enclave: Served) -> None:
+    pool = upstream.Upstream(enclave.attest, now=enclave.now, memory=None)  # type: ignore[arg-type]  # no run here
+    given = [enclave.attest() for _ in range(upstream.MAX_IDLE + 1)]
+    for attested in given:
+        pool.give_back(attested)
+    assert len(pool._idle) == upstream.MAX_IDLE
+    assert not given[-1].connection.still_open
+    pool.close()
+
+
+def test_a_callers_body_and_a_models_detail_have_their_size(enclave: Served) -> None:
+    long = json.dumps({"model": "m", "x": "y" * upstream.MAX_BODY}).encode()
+    with pytest.raises(BadRequest):
+        Question.read("/v1/completions", long)
+    assert openai_shapes._detail(b'{"a": 1}') == {"a": 1}
+    assert openai_shapes._detail(b'{"a": "' + b"x" * openai_shapes._MAX_DETAIL + b'"}') == {}
+    pool = upstream.Upstream(enclave.attest, now=enclave.now, memory=None)  # type: ignore[arg-type]  # no run here
+    proxy = Proxy(pool)
+    assert proxy._at_once == MAX_AT_ONCE
+    proxy.close()
+
+
+def test_a_head_without_end_is_refused_by_the_server_and_not_repeated(enclave: Served) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Long: " + b"canary" * 10_000 + b"\r\n\r\n"
+    for unreadable in (head, b"canary\r\n\r\n", b"GET canary\r\n\r\n", b"\x16\x03\x01canary\r\n\r\n"):
+        answer = enclave.raw(unreadable, finish=False)
+        assert answer.split()[1] == b"400"
+        assert answer.endswith(b'{"code": "http_error"}')
+        assert b"canary" not in answer
+    many = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"
+    host, port = enclave.service.targets["http"].removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with suppress(OSError):
+            sock.sendall(many)
+        assert b"200" not in ended(sock)[:20]
+    still_answers(enclave)
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
