@@ -105,8 +105,6 @@ def test_check_receipt_answers_the_sender(contract: Contract) -> None:
 
 
 def test_get_receipt_checked(contract: Contract) -> None:
-    if contract.machine.kind == "tonpy":
-        pytest.skip("this machine cannot call the method by its id; the other one does")
     registered(contract)
     receipt = RECEIPTS[0]
     signature = Slice(Builder().octets(KEY.sign(receipt.hash), 64).cell(), what="signature", code="MalformedCell")

@@ -45,7 +45,7 @@ def _registers(now: int, balance: int, config: Any) -> list[Any]:
     from tonpy import begin_cell
 
     address = begin_cell().store_uint(0b100, 3).store_uint(0, 8).store_uint(0, 256).end_cell().begin_parse()
-    return [[0x076EF1EA, 0, 0, now, 0, 0, 0, [balance, None], address, config]]
+    return [0x076EF1EA, 0, 0, now, 0, 0, 0, [balance, None], address, config]  # the library puts the tuple around it
 
 
 def _item(entry: Any) -> Any:
