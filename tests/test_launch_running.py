@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from attestation.shape import Shape
 from enclave.commands.launch import command
 from enclave.launch.ending import TERMINATE_SECONDS, Ending, Step
 from enclave.launch.guest_health import MAX_LINE, HealthLines
-from enclave.launch.launching import stop
+from enclave.launch.launching import Options, launch, stop
+from enclave.launch.plan import make_plan
 from enclave.launch.records import RECORD, Process, Record, Records
 from enclave.launch.refusal import LaunchRefused
 from enclave.launch.running import KEPT_LINE, KEPT_LINES, Tail
@@ -165,6 +167,39 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, begin: Any, number: sign
     started.process.send_signal(number)
     assert started.ended()[0] == code
     nothing_left(tmp_path, row)
+
+
+def test_a_reader_that_goes_away_ends_no_enclave(tmp_path: Path, begin: Any) -> None:
+    started = begin()
+    row = started.event("started")
+    started.process.stdout.close()
+    until = time.monotonic() + SECONDS
+    while said(tmp_path, "health", "cpu-4")[0]:
+        assert time.monotonic() < until
+    assert said(tmp_path, "ps")[1]["enclaves"][0]["state"] == "running"
+    assert said(tmp_path, "stop", "cpu-4")[1]["how"] == "stopped"
+    nothing_left(tmp_path, row)
+
+
+def test_a_signal_before_the_start_starts_nothing(tmp_path: Path, case: Launchable, program: Path) -> None:
+    shape = Shape.parse(json.dumps(PLAYED).encode())
+    plan = make_plan(
+        shape=shape, image=case.image, config=case.config, operator=case.operator, state=None, models=[case.model],
+        emulate=False, disks=tmp_path / "disks", write=True, progress=lambda *_: None,
+    )  # fmt: skip
+    records = Records(tmp_path / "run")
+
+    class Interrupted(Records):
+        def claim(self, record: Record) -> Path:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().claim(record)
+
+    told: list[dict[str, object]] = []
+    options = Options(program=str(program), ledger=tmp_path / "ledger", grace=1.0)
+    ended, words = launch(plan, options, Interrupted(records.folder), console=lambda _: None, tell=told.append)
+    assert (ended.asked, words, told) == (signal.SIGTERM, [], [])
+    assert records.all() == []
+    assert not list(records.folder.iterdir())
 
 
 @pytest.mark.parametrize(

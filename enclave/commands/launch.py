@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from signal import SIGINT
 from typing import IO, ParamSpec
@@ -181,8 +181,9 @@ def _ledger(plan: Plan, given: Path | None) -> Path:
 
 
 def _tell(event: dict[str, object]) -> None:
-    click.echo(json.dumps(event))
-    sys.stdout.flush()
+    with suppress(OSError):  # nobody reads any more: the enclave goes on
+        click.echo(json.dumps(event))
+        sys.stdout.flush()
 
 
 @contextmanager
@@ -203,8 +204,9 @@ class _Bounded:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes as far as there is room."""
-        self._file.write(data[: self._left])
-        self._file.flush()
+        with suppress(OSError):  # a full disk ends no enclave
+            self._file.write(data[: self._left])
+            self._file.flush()
         self._left -= min(len(data), self._left)
 
 

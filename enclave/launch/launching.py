@@ -51,18 +51,19 @@ def launch(
     require_program(options.program, plan.shape)
     places = places_of(plan, options, records)
     record = _record(plan)
-    folder = records.claim(record)
-    try:
-        for name, data in plan.documents.items():
-            replace_file(places.document(name), padded(data))
-        if places.ledger is not None:
-            make_disk(places.ledger, LEDGER_SIZE)
-        running = Running(record, records=records, places=places, grace=options.grace, console=console, tell=tell)
-        ended = running.run(command_line(plan, places, program=options.program))
-    except OSError as e:
-        raise LaunchRefused("host", f"{e.filename or folder}: {e.strerror}") from None
-    finally:
-        records.remove(plan.name)
+    running = Running(record, records=records, places=places, grace=options.grace, console=console, tell=tell)
+    with running.signals():
+        records.claim(record)
+        try:
+            for name, data in plan.documents.items():
+                replace_file(places.document(name), padded(data))
+            if places.ledger is not None:
+                make_disk(places.ledger, LEDGER_SIZE)
+            ended = running.run(command_line(plan, places, program=options.program))
+        except OSError as e:
+            raise LaunchRefused("host", f"{e.filename or places.folder}: {e.strerror}") from None
+        finally:
+            records.remove(plan.name)
     return ended, [] if ended.asked else [*running.printed.lines(), *running.said.lines()]
 
 

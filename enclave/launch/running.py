@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Final
@@ -84,22 +84,40 @@ class Running:
         self._heard: dict[str, object] = {}
 
     def run(self, words: Sequence[str]) -> Ended:
-        """Start it, and stay until it has ended. Raises LaunchRefused(host) where it cannot start."""
-        with self._signals():
-            tpm = self._start_tpm() if self._record.machine == "emulated" else None
+        """Start it, and stay until it has ended; signals are heard within `signals()`.
+
+        Raises LaunchRefused(host) where it cannot start.
+        """
+        tpm = self._start_tpm() if self._record.machine == "emulated" else None
+        try:
+            if self._asked:
+                return Ended(status=0, asked=self._asked[0])
+            machine = _start(words)
             try:
-                machine = _start(words)
-                try:
-                    self._note(machine, tpm)
-                    status = self._stay(machine)
-                finally:
-                    _end(machine)
+                self._note(machine, tpm)
+                status = self._stay(machine)
             finally:
-                if self._health is not None:
-                    self._health.close()
-                if tpm is not None:
-                    _end(tpm)
+                _end(machine)
+        finally:
+            if self._health is not None:
+                self._health.close()
+            if tpm is not None:
+                _end(tpm)
         return Ended(status=status, asked=self._asked[0] if self._asked else None)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Take SIGTERM, SIGINT and SIGHUP as requests to end the machine, as long as this lasts."""
+
+        def asked(number: int, _: FrameType | None) -> None:
+            self._asked.append(signal.Signals(number))
+
+        old = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
     def _start_tpm(self) -> subprocess.Popen[bytes]:
         """Make a fresh software TPM whose one bank is SHA-384 and start it; it ends when QEMU hangs up."""
@@ -108,7 +126,13 @@ class Running:
         setup = ["swtpm_setup", "--tpm2", "--tpmstate", str(folder), "--pcr-banks", "sha384", "--overwrite"]
         try:
             done = subprocess.run(
-                setup, check=False, timeout=TPM_SECONDS, stdin=subprocess.DEVNULL, capture_output=True, text=True
+                setup,
+                check=False,
+                timeout=TPM_SECONDS,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                start_new_session=True,
             )
         except (OSError, subprocess.TimeoutExpired) as e:
             raise LaunchRefused("host", f"swtpm_setup: {e}; install swtpm and swtpm-tools") from None
@@ -166,7 +190,8 @@ class Running:
 
     def _take_health(self, data: bytes) -> None:
         for row in self._lines.feed(data):
-            keep(self._places.folder, row, now=int(time.time()))
+            with suppress(OSError):  # a full disk ends no enclave
+                keep(self._places.folder, row, now=int(time.time()))
             news = {key: value for key, value in row.items() if key != "uptime"}
             if news != self._heard:
                 self._heard = news
@@ -183,18 +208,6 @@ class Running:
             machine.terminate()
         else:
             machine.kill()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def asked(number: int, _: FrameType | None) -> None:
-            self._asked.append(signal.Signals(number))
-
-        old = {number: signal.signal(number, asked) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
