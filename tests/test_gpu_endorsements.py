@@ -181,11 +181,12 @@ def test_alternatives_are_all_acceptable_and_nothing_else_is() -> None:
 def test_canonical_forms_of_one_document_are_one_document() -> None:
     """White space inside tags, attribute order and a declaration change no signed byte."""
     (data, _), expected = rim(), verify_rim(rim()[0], anchor=anchor()).golden
-    for change in (
+    changes: list[Callable[[bytes], bytes]] = [
         lambda d: b'<?xml version="1.0" encoding="utf-8"?>\n' + d,
         lambda d: d.replace(b' size="48" type="Measurement"', b'\n  type="Measurement"   size="48"'),
         lambda d: d.replace(b"</ns0:Entity>", b"</ns0:Entity  >"),
-    ):
+    ]
+    for change in changes:
         assert change(data) != data
         assert verify_rim(change(data), anchor=anchor()).golden == expected
 
@@ -286,8 +287,7 @@ def test_an_answer_holds_from_its_first_second() -> None:
 
 
 def test_a_nonce_that_was_asked_for_must_be_in_the_answer() -> None:
-    (subject, issuer), links = asked(), GpuCase().verified()
-    assert links
+    subject, issuer = asked()
     from attestation.gpu.chain import verify_chain
 
     known = verify_chain(machine("spt", 1)[0].pem, kind="gpu", anchor=anchor()).links

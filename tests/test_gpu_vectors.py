@@ -113,12 +113,6 @@ def test_reference_values_that_nvidia_did_not_release(name: str, codes: set[str]
     assert e.value.code in codes
 
 
-def test_a_real_report_with_a_false_signature_is_refused() -> None:
-    bad = bytes.fromhex("".join((vectors("gpu") / "negative/report_invalid_signature.hex").read_text().split()))
-    with pytest.raises(AttestationError):
-        verify_device(bad, read("hopper_550/chain.pem"), kind="gpu", nonce=None, rims=[], anchor=NVIDIA_ANCHOR, now=NOW)
-
-
 def test_real_answers_about_the_device_chain_hold_for_their_day() -> None:
     names = ("gpu_certificate_l2", "gpu_certificate_l3", "gpu_certificate_l4")
     folder: Path = vectors("gpu") / "hopper_550" / "ocsp"
