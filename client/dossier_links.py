@@ -13,14 +13,17 @@ from attestation.boot import key_id
 from attestation.channel.header import Header
 from attestation.dossier import Dossier
 from attestation.errors import Malformed
+from attestation.evidence import Evidence
 from attestation.exchange import ExchangeBody
 from attestation.findings import Finding, clause
 from attestation.receipt import Receipt
 from attestation.strict_json import loads
+from attestation.tdx.eventlog import compare, parse_event_log
 from attestation.verify import Verified
 
 TIME_WINDOW: Final = 120  # seconds that a request's time may be off (docs/protocol.md)
 MAX_JSON: Final = 1024 * 1024
+FIRMWARE: Final = 3  # registers that firmware and kernel extend; RTMR3 has a log of its own
 
 
 def dossier_links(
@@ -35,6 +38,7 @@ def dossier_links(
     early = header.time - (epoch.not_after - epoch.not_before)
     digest, named = sha256(dossier.policy).hexdigest(), body.policy_digest.hex()
     return [
+        *_evidence_links(dossier, verified),
         clause(
             "header.keyset_digest", "EpochDigestMismatch", holds=header.keyset_digest == keyset, want=keyset.hex(),
             got=header.keyset_digest.hex(),
@@ -67,3 +71,18 @@ def _said(openai: bytes) -> tuple[object, object]:
     if not isinstance(document, dict):
         raise Malformed("MalformedRequest", "body.openai", want="a JSON object", got=type(document).__name__)
     return document.get("model"), document.get("stream") or False
+
+
+def _evidence_links(dossier: Dossier, verified: Verified) -> list[Finding]:
+    """Hold what evidence shows without proving it to what it proves: the manifest, the firmware's log."""
+    evidence = Evidence.decode(dossier.evidence)
+    links = []
+    if evidence.manifest:
+        want, got = verified.boot.image_id.hex(), sha256(evidence.manifest).hexdigest()
+        links.append(clause("evidence.manifest", "ManifestMismatch", holds=want == got, want=want, got=got))
+    if evidence.firmware_log:
+        registers = compare(parse_event_log(evidence.firmware_log), verified.quote.quote.report.rtmr)[:FIRMWARE]
+        holds, got = all(r.equal for r in registers), "; ".join(r.explanation() for r in registers)
+        want = "the log that RTMR0 to RTMR2 hold"
+        links.append(clause("evidence.firmware_log", "EventLogReplayMismatch", holds=holds, want=want, got=got))
+    return links
