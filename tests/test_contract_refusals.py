@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.batch import BatchTree, Leaf, Registration
 from attestation.ton.boc import read_boc
 from attestation.ton.cells import MERKLE_PROOF, Cell, make_cell
-from attestation.ton.slices import Builder
+from attestation.ton.slices import Builder, Slice
 from client import registry_messages as messages
 from tests.contract_cases import (
     ADDRESS,
@@ -21,6 +21,7 @@ from tests.contract_cases import (
     FIRST,
     HOST,
     KEY,
+    KEY_INT,
     NEXT,
     NOW,
     OTHER,
@@ -225,3 +226,29 @@ def test_a_bounced_message_is_ignored(contract: Contract) -> None:
     builder.octets(ADDRESS, 32).coins(10**8).uint(0, 1).coins(0).coins(0).uint(5, 64).uint(0, 32).uint(1, 2).ref(body)
     assert contract.run(builder.cell()).exit == 0
     assert contract.data.hash == before
+
+
+def test_get_methods_throw_the_codes_of_the_messages(contract: Contract) -> None:
+    receipt, (proof,) = RECEIPTS[0], read_boc(TREE.prove(3), what="proof", limit=4096, max_cells=99)
+
+    def signed(digest: bytes, key: Ed25519PrivateKey = KEY) -> Slice:
+        return Slice(Builder().octets(key.sign(digest), 64).cell(), what="signature", code="MalformedCell")
+
+    def checks(key: Ed25519PrivateKey = KEY, cell: Cell = proof, index: int = 3) -> tuple[int, int]:
+        one = contract.get("get_receipt_checked", KEY_INT, signed(receipt.hash, key), receipt)[0]
+        wanted = int.from_bytes(RECEIPTS[3].hash, "big")
+        statement = signed(BATCH.hash, key)
+        two = contract.get("get_inclusion_checked", KEY_INT, statement, BATCH.to_cell(), cell, index, wanted)[0]
+        return one, two
+
+    assert checks() == (707, 707)
+    anchored(contract)
+    assert checks() == (0, 0)
+    assert checks(OTHER) == (706, 705)
+    assert checks(cell=Builder().cell()) == (0, 720)
+    assert checks(index=5) == (0, 722)
+    contract.now = FIRST.valid_until + 1
+    assert checks() == (709, 0)  # a batch that was anchored in time stays provable
+    contract.now = NOW
+    assert contract.send(OWNER, messages.list_digest("revoke_key", PUBLIC)).exit == 0
+    assert checks() == (708, 708)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from attestation.batch import Recovered
 from attestation.ton.boc import read_boc
 from attestation.ton.registry import Address, Listing, find_key, read_registry
