@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = stat.S_IFDIR | 0o755
-MAX_DEPTH: Final = 64
+MAX_LINKS: Final = 16
 
 
 class TreeConflict(Exception):
@@ -42,20 +42,20 @@ class Tree:
     def __init__(self) -> None:
         self.root = Node(mode=FOLDER)
 
-    def folder(self, path: str) -> Node:
+    def folder(self, path: str, *, followed: int = 0) -> Node:
         """Give the folder at `path`, made with its parents where missing; links to folders are followed."""
         node = self.root
         parts = path.split("/") if path else []
         for depth, part in enumerate(parts):
             found = node.children.setdefault(part, Node(mode=FOLDER))
             if stat.S_ISLNK(found.mode) and isinstance(found.content, bytes):
-                found = self._follow(parts[:depth], found.content.decode())
+                found = self._follow(parts[:depth], found.content.decode(), followed + 1)
             if not found.is_folder:
                 raise TreeConflict(f"/{path}: {part} is not a folder")
             node = found
         return node
 
-    def _follow(self, parents: list[str], target: str) -> Node:
+    def _follow(self, parents: list[str], target: str, followed: int) -> Node:
         """Follow a link such as lib -> usr/lib, as merged-usr systems have them."""
         where = [] if target.startswith("/") else list(parents)
         for part in target.strip("/").split("/"):
@@ -63,9 +63,9 @@ class Tree:
                 where = where[:-1]
             elif part not in {"", "."}:
                 where.append(part)
-        if len(where) > MAX_DEPTH:
-            raise TreeConflict(f"/{'/'.join(where)[:80]}: too deep")
-        return self.folder("/".join(where))
+        if followed > MAX_LINKS:
+            raise TreeConflict(f"/{'/'.join(where)[:80]}: links that lead nowhere")
+        return self.folder("/".join(where), followed=followed)
 
     def file(self, path: str, content: bytes | Path, *, executable: bool = False) -> None:
         """Put a file. Raises TreeConflict where something else is."""
