@@ -49,7 +49,9 @@ def _serve(prepared: Prepared, health: Health) -> None:
     words += ["--config", str(prepared.config), "--operator", str(prepared.operator)]
     health.set("loading")
     _say("starting the enclave")
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+    # The console is a terminal that nobody sits at: no progress on it, only the journal's lines.
+    environment = {**os.environ, "TTY_COMPATIBLE": "0"}
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as child:
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         if child.stdout is not None:
             _follow(child.stdout, health)
