@@ -9,6 +9,7 @@ key and no model; only a text that came back from there is compiled in the engin
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -34,6 +35,12 @@ _KEYWORDS: Final = _COUNTS | {
 }  # fmt: skip
 _OPEN: Final = frozenset({"enum", "const", "default", "examples", "required"})  # hold values, not schemas
 _NAMED: Final = frozenset({"properties", "$defs", "definitions"})  # hold schemas by any name
+# What the conversion turns into a rule that cannot leave its JSON string: no dot, no negated class, no quote, and of
+# escapes only those of punctuation.
+_PATTERN: Final = re.compile(
+    r"\^(?:[A-Za-z0-9 _:/,@#=;!%&~<>'-]|\\[-.+*?()\[\]{}|/]|\[[A-Za-z0-9 _:/,@#.+*?()-]+\]"
+    r"|[()|*+?]|\{\d{1,3}(?:,\d{0,3})?\})*\$"
+)
 _FORMATS: Final = ("date", "time", "date-time", "uuid")
 _ANY_OBJECT: Final = {"type": "object"}
 
@@ -109,10 +116,16 @@ class _Bounds:
             raise invalid(self._field)
         if key == "$ref" and (type(part) is not str or not part.startswith("#/")):
             raise invalid(self._field)  # nothing is fetched
-        if key == "pattern" and (type(part) is not str or len(part) > MAX_PATTERN):
-            raise invalid(self._field)
+        if key == "pattern":
+            self._pattern(part)
         if key == "format" and part not in _FORMATS:
             raise RequestRefused("unsupported_field", f"{self._field}.format")
+
+    def _pattern(self, part: object) -> None:
+        if type(part) is not str or len(part) > MAX_PATTERN:
+            raise invalid(self._field)
+        if not _PATTERN.fullmatch(part) or any(int(number) > MAX_COUNT for number in re.findall(r"\d{3,}", part)):
+            raise RequestRefused("unsupported_field", f"{self._field}.pattern")
 
     def _value(self, value: object) -> None:
         self._count()
@@ -149,13 +162,15 @@ class GrammarMaker:
                 return b""
             child.stdin.write(len(question).to_bytes(4, "big") + question)
             child.stdin.flush()
-            size = int.from_bytes(child.stdout.read(4), "big")
+            head = child.stdout.read(4)
+            size = int.from_bytes(head, "big")
             answer = child.stdout.read(size) if size <= MAX_GRAMMAR else b""
         except OSError:
-            answer, size = b"", 1
+            head = answer = b""
+            size = 0
         finally:
             timer.cancel()
-        if len(answer) == size:
+        if len(head) == 4 and len(answer) == size:
             return answer
         self._stop()
         return b""

@@ -98,6 +98,7 @@ class NativeModel:
         self.ends = frozenset(t for t in tokens if lc.llama_vocab_is_eog(self._vocab, t))
         self.controls = frozenset(t for t in tokens if lc.llama_vocab_is_control(self._vocab, t))
         self._pieces: dict[int, bytes] = {}
+        self.longest = max(len(self.text_of(token)) for token in tokens)  # bytes of one token, at most
 
     @property
     def vocab(self) -> Handle:

@@ -47,9 +47,9 @@ def make_plan(
     callable_tools = request.tools if request.tool_choice.mode != "none" else ()
     thinking = False
     if chat:
-        ids, thinking = maker.chat(request.messages, callable_tools)
+        ids, thinking = maker.chat(request.messages, callable_tools, room=context)
     else:
-        ids = _text_ids(request, maker, n_vocab)
+        ids = _text_ids(request, maker, n_vocab, room=context)
     if not ids:
         raise invalid(source)
     if any(token >= n_vocab for token, _ in request.sampling.logit_bias):
@@ -93,9 +93,9 @@ def _grammar(request: Request, grammars: GrammarMaker) -> str:
     return "" if request.schema is None else grammars.make(request.schema, field="response_format")
 
 
-def _text_ids(request: Request, maker: PromptMaker, n_vocab: int) -> list[int]:
+def _text_ids(request: Request, maker: PromptMaker, n_vocab: int, *, room: int) -> list[int]:
     if isinstance(request.prompt, str):
-        return maker.text(request.prompt)
+        return maker.text(request.prompt, room=room)
     # Ids are the client's own tokens: control tokens among them are meant.
     if max(request.prompt) >= n_vocab:
         raise invalid("prompt")

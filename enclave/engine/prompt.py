@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Sequence
 
-from .body import invalid
+from .body import RequestRefused, invalid
 from .messages import Message
 from .native import NativeModel
 from .templates import ChatTemplate, Marks, arguments_of
@@ -38,8 +38,11 @@ class PromptMaker:
         self._template = ChatTemplate(template, bos=bos, eos=eos) if template else None
         self.reasons = template is not None and "<think>" in template
 
-    def chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[list[int], bool]:
-        """Give the ids of a rendered chat, and whether it ends inside the model's reasoning. Raises RequestRefused."""
+    def chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, room: int) -> tuple[list[int], bool]:
+        """Give the ids of a rendered chat, and whether it ends inside the model's reasoning.
+
+        Raises RequestRefused, at once for a text that cannot be `room` tokens.
+        """
         if self._template is None:
             raise invalid("messages")
         self._check_structure(messages, tools)
@@ -49,6 +52,7 @@ class PromptMaker:
         with self._lock:
             rendered = self._template.render(messages, tools, marks)
         text, regions = _unfence(rendered, marks)
+        self._require_room(text, room, "messages")
         # A template that prints the first token itself must not get a second one.
         bos = self._model.add_bos and not (self._bos and text.startswith(self._bos))
         ids: list[int] = []
@@ -56,8 +60,14 @@ class PromptMaker:
             ids += self._model.tokenize(piece.encode("utf-8"), special=special, bos=bos and not ids)
         return ids, self.reasons and _OPEN_THINK.search(text) is not None
 
-    def text(self, prompt: str) -> list[int]:
-        """Give the ids of a bare text: no template, no control tokens."""
+    def _require_room(self, text: str, room: int, field: str) -> None:
+        """Refuse before tokenizing what is too long whichever tokens it has."""
+        if len(text) > room * self._model.longest:
+            raise RequestRefused("context_too_long", field)
+
+    def text(self, prompt: str, *, room: int) -> list[int]:
+        """Give the ids of a bare text: no template, no control tokens. Raises RequestRefused like `chat`."""
+        self._require_room(prompt, room, "prompt")
         return self._model.tokenize(prompt.encode("utf-8"), special=False, bos=self._model.add_bos)
 
     def piece(self, token: int) -> bytes:
