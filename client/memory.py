@@ -20,6 +20,7 @@ class ReceiptMemory:
     """
 
     def __init__(self, path: Path | None) -> None:
+        self._kept_in = str(path) if path is not None else "memory"
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()  # runs of a proxy end in threads of their own
@@ -56,9 +57,11 @@ class ReceiptMemory:
         ).fetchone()[0]
         if same_serial > 1 or successors > 1:
             what = "serial" if same_serial > 1 else "previous"
-            raise Untrusted("ReceiptEquivocation", f"receipt.{what}", want="one receipt", got="two, both kept as proof")
+            kept = f"two, both kept as proof in {self._kept_in}"
+            raise Untrusted("ReceiptEquivocation", f"receipt.{what}", want="one receipt", got=kept)
 
-    def evidence_of_equivocation(self, key: bytes, serial: int) -> list[bytes]:
-        """Give every kept receipt item of one serial."""
-        rows = self._db.execute("SELECT item FROM receipts WHERE key = ? AND serial = ?", (key, str(serial)))
+    def evidence_of_equivocation(self, key: bytes, signed: SignedReceipt) -> list[bytes]:
+        """Give every kept receipt item that has the serial of `signed` or the same predecessor: one, when all is well."""
+        asked = (key, str(signed.receipt.serial), signed.receipt.previous)
+        rows = self._db.execute("SELECT item FROM receipts WHERE key = ? AND (serial = ? OR previous = ?)", asked)
         return [bytes(row[0]) for row in rows]

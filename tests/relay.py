@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +16,16 @@ Bend = Callable[[str, bytes], tuple[int, bytes]]
 
 
 class Relay:
-    """A plain HTTP relay in front of an enclave that may bend answers. It keeps every path and body it saw."""
+    """An HTTP relay in front of an enclave that may bend answers. It keeps every path and body it saw.
 
-    def __init__(self, enclave: Served, bend: Bend) -> None:
+    With `tls` it speaks TLS, under a key of its own.
+    """
+
+    def __init__(self, enclave: Served | str, bend: Bend, tls: ssl.SSLContext | None) -> None:
         self.paths: list[str] = []
         self.bodies: list[bytes] = []
-        address = enclave.service.targets["http"].removeprefix("http://")
+        target = enclave if isinstance(enclave, str) else enclave.service.targets["http"]
+        address = target.removeprefix("http://")
         relay = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,7 +49,9 @@ class Relay:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.target = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.target = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
@@ -53,8 +60,8 @@ class Relay:
 
 
 @contextmanager
-def relayed(enclave: Served, bend: Bend) -> Iterator[Relay]:
-    relay = Relay(enclave, bend)
+def relayed(enclave: Served | str, bend: Bend, *, tls: ssl.SSLContext | None = None) -> Iterator[Relay]:
+    relay = Relay(enclave, bend, tls)
     try:
         yield relay
     finally:

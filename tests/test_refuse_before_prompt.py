@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation import cbor
 from attestation.errors import AttestationError, Refused, Untrusted
 from attestation.evidence import Evidence
-from attestation.ratls import PeerCertificate, read_certificate
+from attestation.ratls import OID, PeerCertificate, read_certificate
 from client.commands.ask import command as ask_command
 from client.commands.audit import command as audit_command
 from client.commands.verify import command as verify_command
@@ -177,11 +182,63 @@ def test_an_epoch_that_is_over_is_refused_before_a_prompt(enclave: Served) -> No
     before = enclave.now
     enclave.now = lambda: later  # type: ignore[method-assign]  # the client's own clock
     try:
-        with pytest.raises(Untrusted) as e:
-            enclave.attest()
-        assert e.value.code == "EpochExpired"
+        with relayed(enclave, faithful) as relay, pytest.raises(Untrusted) as e:
+            enclave.run(SECRET, target=relay.target)
+        assert (e.value.code, e.value.exit_code) == ("EpochExpired", 4)
+        assert relay.paths == ["/v1/sericin/attest"]
     finally:
         enclave.now = before  # type: ignore[method-assign]
+
+
+def test_a_simulated_machine_under_a_policy_with_the_real_roots_is_untrusted(enclave: Served) -> None:
+    runtime = enclave.policy_document()["runtime"] | {"machine": "tdx"}
+    with relayed(enclave, faithful) as relay, pytest.raises(Untrusted) as e:
+        enclave.attest(target=relay.target, roots={"kind": "intel+nvidia"}, runtime=runtime)
+    assert (e.value.code, e.value.exit_code) == ("UntrustedRoot", 4)
+    assert relay.paths == ["/v1/sericin/attest"]
+
+
+def tls_of_its_own(folder: Path, extension: x509.ExtensionType | None) -> ssl.SSLContext:
+    """Make a TLS server's context: its own key, and perhaps an extension that it copied from somebody."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sericin enclave")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(hours=1))
+    if extension is not None:
+        builder = builder.add_extension(extension, critical=False)
+    made = builder.sign(key, hashes.SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "pem").write_bytes(made.public_bytes(Encoding.PEM) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "pem")
+    return context
+
+
+@pytest.mark.parametrize(
+    ("copied", "mode", "code"),
+    [(True, "ra-tls", "PeerKeyMismatch"), (True, "sealed", "PeerKeyMismatch"), (False, "ra-tls", "PeerKeyMismatch")],
+)
+def test_a_tls_server_in_between_is_refused(
+    enclave: Served, tmp_path: Path, copied: bool, mode: str, code: str
+) -> None:
+    """It hands the true evidence on, and may show the true quote in its own certificate: its key is not the claims'."""
+    certificate = x509.load_der_x509_certificate(enclave.floor.epochs.current.certificate)
+    extension = certificate.extensions.get_extension_for_oid(OID).value if copied else None
+    with relayed(enclave, faithful, tls=tls_of_its_own(tmp_path, extension)) as relay:
+        with pytest.raises(Untrusted) as e:
+            enclave.attest(target=relay.target, channel={"mode": mode, "strict": False})
+        assert e.value.code == code
+        assert SEALED_PATH not in relay.paths
+
+
+def test_behind_a_tls_proxy_the_seal_still_holds(enclave: Served, tmp_path: Path) -> None:
+    """Policy `sealed` leaves the TLS key unchecked where no quote vouches for it: the proxy sees ciphertext alone."""
+    with relayed(enclave, faithful, tls=tls_of_its_own(tmp_path, None)) as relay:
+        run = enclave.run(SECRET, target=relay.target)
+        list(run.items())
+        assert run.complete
+        assert relay.paths[-1] == SEALED_PATH
+        assert all(SECRET.encode() not in body for body in relay.bodies)
 
 
 def test_a_forged_refusal_cannot_make_a_run_happen_twice(enclave: Served) -> None:
