@@ -27,7 +27,8 @@ from .seams import Clock, Ledger
 
 MAX_KEPT: Final = 1 << 16  # receipts that can be fetched by capability: about 80 MB when full
 BATCH_SIZE: Final = 1024  # receipts that close a batch early
-BATCH_SECONDS: Final = 600
+BATCH_SECONDS: Final = 600  # that close a batch at the latest; sooner where the boot promises to anchor sooner
+ANCHOR_SHARE: Final = 4  # a batch waits a quarter of `anchor_within`; the host has the rest to publish it
 REGISTRATION_SECONDS: Final = 366 * 24 * 3600
 _DEPTH: Final = 2  # of a receipt without extension
 _MAX_BOC: Final = 8192
@@ -52,6 +53,7 @@ class ReceiptBook:
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._open: list[bytes] = []  # receipt hashes since the last batch
         self._opened_at = clock.boot()
+        self._batch_seconds = min(BATCH_SECONDS, boot.anchor_within // ANCHOR_SHARE)
         self._batch = 0
         self._orphans = ledger.orphans()
         registration = Registration(
@@ -72,6 +74,8 @@ class ReceiptBook:
         signed = self._signer.receipt(receipt)
         self._serial += 1
         self._previous = receipt.hash
+        if not self._open:
+            self._opened_at = self._clock.boot()
         self._open.append(receipt.hash)
         item = signed.encode()
         self._keep(capability, item)
@@ -91,7 +95,7 @@ class ReceiptBook:
             self._kept.pop(next(iter(self._kept)))
             del oldest
         self._metrics.set(Gauge.RECEIPTS_KEPT, len(self._kept))
-        waited = now - self._opened_at >= BATCH_SECONDS
+        waited = now - self._opened_at >= self._batch_seconds
         if len(self._open) >= BATCH_SIZE or (waited and (self._open or self._orphans)):
             self.close_batch()
 
