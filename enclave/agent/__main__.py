@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import IO, Final
 from .health import Health
 from .kernel import power_off
 from .network import bring_up
+from .power_button import watch
 from .refusal import BootRefused
 from .steps import Prepared, mount_all, prepare
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _serve(prepared: Prepared, health: Health) -> None:
-    """Run `sericin serve` to its end. SIGTERM, which a launcher's power button becomes, is passed on."""
+    """Run `sericin serve` to its end. The power button tells it to end: it signs its last batch and forgets its keys."""
     words = [sys.executable, "-I", "-B", "-c", SERVE]
     words += ["--config", str(prepared.config), "--operator", str(prepared.operator)]
     health.set("loading")
@@ -52,7 +52,7 @@ def _serve(prepared: Prepared, health: Health) -> None:
     # The console is a terminal that nobody sits at: no progress on it, only the journal's lines.
     environment = {**os.environ, "TTY_COMPATIBLE": "0"}
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as child:
-        signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        watch(child.terminate)
         if child.stdout is not None:
             _follow(child.stdout, health)
         code = child.wait()

@@ -10,9 +10,9 @@ from .deb import Entry, PackageUnusable
 
 WANTED: Final = (
     "virtio_blk", "dm_verity", "erofs", "virtio_net", "vmw_vsock_virtio_transport", "configfs", "tsm_report",
-    "qemu_fw_cfg", "tdx_guest",
+    "qemu_fw_cfg", "button", "evdev", "tdx_guest",
 )  # fmt: skip
-"""Disks, the checked root file system, network, vsock, quotes, an emulated platform's own values, a TDX guest's own."""
+"""Disks, checked root file system, network, vsock, quotes, an emulated platform's values, power button, TDX guest."""
 MAX_MODULE: Final = 32 << 20
 MAX_MODULES: Final = 99  # as many as the first program looks for
 
