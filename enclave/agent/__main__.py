@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _serve(prepared: Prepared, health: Health) -> None:
-    """Run `sericin serve` to its end. The power button tells it to end: it signs its last batch and forgets its keys."""
+    """Run `sericin serve` to its end. The power button ends it: it signs its last batch and forgets its keys."""
     words = [sys.executable, "-I", "-B", "-c", SERVE]
     words += ["--config", str(prepared.config), "--operator", str(prepared.operator)]
     health.set("loading")
