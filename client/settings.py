@@ -25,6 +25,11 @@ def state_dir() -> Path:
     return Path(base) / "sericin"
 
 
+def cache_dir() -> Path:
+    """Give the user's cache directory: fetched collateral, which can be fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sericin"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenPolicy:
     """A policy, its exact bytes, and whether it was named on the command line."""

@@ -4,19 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from click.testing import CliRunner, Result
 
-from attestation.tdx.collateral import Collateral
-from client.commands.collateral import command as collateral_command
 from client.commands.quote import command
-from client.errors import Unreachable, UsageFault
-from client.pcs import MAX_BODY, PcsClient, PlatformModel, signed_part, update_query
 from enclave.simulator.tdx_quote import QuotePlan, ReportPlan
 from tests.forged import policy_document, registers
 from tests.tdx_cases import NOW, Case, authority
@@ -136,98 +130,3 @@ def test_a_folder_is_verified_quote_by_quote(files: Path) -> None:
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_what_cannot_be_read_is_a_usage_error(files: Path, name: str) -> None:
     assert run("show", files / name).exit_code == 2
-
-
-# ---- the collateral client
-
-
-def service(change: Callable[[str, httpx2.Response], httpx2.Response] = lambda _, r: r) -> PcsClient:
-    """A caching service that answers from simulated collateral."""
-    fields = Case.new(1).build().document
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        path = request.url.path.split("/v4/")[1]
-        chain = {"tcb": "tcb_info", "qe/identity": "qe_identity", "pckcrl": "pck_crl", "rootcacrl": ""}[path]
-        quoted = httpx2.URL("https://x/", params={"c": fields.get(f"{chain}_issuer_chain", "")}).query.decode()[2:]
-        names = {"tcb": "TCB-Info-Issuer-Chain", "qe/identity": "SGX-Enclave-Identity-Issuer-Chain"}
-        headers = {names.get(path, "SGX-PCK-CRL-Issuer-Chain"): quoted.replace("+", "%20")}
-        bodies = {
-            "tcb": f'{{"tcbInfo":{fields["tcb_info"]},"signature":"{fields["tcb_info_signature"]}"}}'.encode(),
-            "qe/identity": (
-                f'{{"enclaveIdentity":{fields["qe_identity"]},"signature":"{fields["qe_identity_signature"]}"}}'
-            ).encode(),
-            "pckcrl": bytes.fromhex(fields["pck_crl"]),
-            "rootcacrl": fields["root_ca_crl"].encode(),
-        }
-        return change(path, httpx2.Response(200, headers=headers, content=bodies[path]))
-
-    transport = httpx2.MockTransport(answer)
-    return PcsClient("https://pccs.test", client=httpx2.Client(transport=transport))
-
-
-MODEL = PlatformModel(fmspc="51f0c0de0000", ca="platform")
-
-
-def quiet(_: str) -> None:
-    """Say nothing."""
-
-
-def test_fetched_collateral_verifies() -> None:
-    case = Case.new(1).build()
-    assert PlatformModel.of_quote(case.signed) == MODEL
-    fetched = service().fetch(MODEL, step=quiet)
-    case.text = fetched.to_json()
-    assert case.ours().tcb.status == "UpToDate"
-    assert Collateral.from_json(case.text) == fetched
-
-
-LIES: list[tuple[str, Callable[[str, httpx2.Response], httpx2.Response]]] = [
-    ("an error status", lambda _, __: httpx2.Response(500)),
-    ("a redirect", lambda _, __: httpx2.Response(302, headers={"Location": "https://elsewhere.test"})),
-    ("no issuer chain", lambda _, r: httpx2.Response(200, content=r.content)),
-    ("an endless body", lambda _, r: httpx2.Response(200, headers=r.headers, content=b"x" * (MAX_BODY + 1))),
-    ("another shape", lambda _, r: httpx2.Response(200, headers=r.headers, content=b'{"signature":"00"}')),
-]
-
-
-@pytest.mark.parametrize("lie", [row[1] for row in LIES], ids=[row[0] for row in LIES])
-def test_a_server_that_lies_is_unreachable(lie: Callable[[str, httpx2.Response], httpx2.Response]) -> None:
-    def changed(path: str, response: httpx2.Response) -> httpx2.Response:
-        return lie(path, httpx2.Response(200, headers=response.headers, content=response.content))
-
-    with pytest.raises(Unreachable):
-        service(changed).fetch(MODEL, step=quiet)
-
-
-def test_a_silent_server_is_unreachable() -> None:
-    def stall(request: httpx2.Request) -> httpx2.Response:
-        raise httpx2.ReadTimeout("silence", request=request)
-
-    client = httpx2.Client(transport=httpx2.MockTransport(stall))
-    with pytest.raises(Unreachable, match="ReadTimeout"):
-        PcsClient("https://pccs.test", client=client).fetch(MODEL, step=quiet)
-
-
-@pytest.mark.parametrize("url", ["http://pccs.test", "https://", "ftp://x", "https://pccs.test?x=1", "file:///etc"])
-def test_only_https_is_spoken(url: str) -> None:
-    with pytest.raises(UsageFault):
-        PcsClient(url)
-
-
-@pytest.mark.parametrize("update", ["", "late", "-1", "1e9", "1&x=2"])
-def test_update_is_one_of_the_known_ways(update: str) -> None:
-    with pytest.raises(UsageFault):
-        update_query(update)
-
-
-def test_the_signed_text_is_cut_out_byte_for_byte() -> None:
-    text = b'{"a": 1,  "b":{"signature":"x"}}'
-    body = b'{"tcbInfo":' + text + b',"signature":"' + b"ab" * 64 + b'"}'
-    assert signed_part(body, "tcbInfo") == (text, b"\xab" * 64)
-
-
-def test_collateral_wants_a_quote(files: Path) -> None:
-    arguments = ["fetch", "--quote", str(files / "collateral.json"), "-o", str(files / "out")]
-    result = CliRunner().invoke(collateral_command, arguments)
-    assert result.exit_code == 2
-    assert not (files / "out").exists()

@@ -6,14 +6,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from ..collateral_cache import CollateralCache
 from ..output import print_json, reports_errors, write_file
 from ..pcs import INTEL_PCS, PcsClient, model_of
 from ..quote_check import read_quote
+from ..settings import cache_dir
 
 
 @click.group(name="collateral")
@@ -26,19 +29,26 @@ def command() -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write the JSON.")
 @click.option("--pccs", "url", default=INTEL_PCS, show_default=True, help="A caching service instead of Intel's.")
 @click.option("--update", default="standard", show_default=True, help="standard, early, or a tcbEvaluationDataNumber.")
+@click.option("--fresh", is_flag=True, help="Ask the service even where kept collateral is not over.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
-def fetch(quote_path: Path, output: Path, url: str, update: str, *, as_json: bool) -> None:
+def fetch(quote_path: Path, output: Path, url: str, update: str, *, fresh: bool, as_json: bool) -> None:
     """Fetch TCB info, QE identity and CRLs for the platform model of a quote. Nothing of it is verified here.
 
-    The request names the model (FMSPC), never the platform. Exit codes: 0 written, 6 unreachable, 2 usage.
+    The request names the model (FMSPC), never the platform. What was fetched is kept in the user's cache directory
+    until the first of its parts is over. Exit codes: 0 written, 6 unreachable, 2 usage.
     """
-    model = model_of(read_quote(quote_path))
-    with _steps() as step:
-        collateral = PcsClient(url).fetch(model, update=update, step=step)
+    model, service = model_of(read_quote(quote_path)), PcsClient(url)
+    cache, question = CollateralCache(cache_dir() / "collateral"), service.question(model, update)
+    collateral = None if fresh else cache.find(question, now=datetime.now(UTC))
+    kept = collateral is not None
+    if collateral is None:
+        with _steps() as step:
+            collateral = service.fetch(model, update=update, step=step)
+        cache.keep(question, collateral)
     write_file(output, collateral.to_json())
     if as_json:
-        about = {"fmspc": model.fmspc, "ca": model.ca, "output": str(output)}
+        about = {"fmspc": model.fmspc, "ca": model.ca, "output": str(output), "from_cache": kept}
         print_json({"ok": True, "code": None, "exit": 0, **about})
     else:
         click.echo(f"collateral of FMSPC {model.fmspc} written to {output}; not verified yet")
