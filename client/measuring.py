@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from attestation import document
 from attestation.errors import Untrusted
 from attestation.evidence import MAX_CONFIG, MAX_OPERATOR
-from attestation.image import AcpiDigests, ImageManifest, Measurement, read_acpi
+from attestation.image import AcpiDigests, ImageManifest, Measurement, acpi_json, read_acpi
 from attestation.runtime_prediction import runtime_events
 from attestation.shape import MAX_SHAPE, Shape
 from attestation.strict_json import loads
@@ -28,6 +28,7 @@ from .output import console, read_file
 
 NOT_GIVEN: Final = "not given"
 MAX_ACPI: Final = 4096
+ACPI_KEYS: Final = ("ok", "code", "exit", "shape", "shape_sha256", "qemu", "acpi")
 _PORTION: Final = 1 << 20
 REGISTERS: Final = ("mr_td", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id")
 
@@ -100,10 +101,23 @@ def read_shape(path: Path) -> Shape:
     return Shape.parse(read_file(path, limit=MAX_SHAPE))
 
 
-def read_acpi_file(path: Path) -> AcpiDigests:
-    """Read the ACPI digests that `sericin measure acpi --json` wrote. Raises Malformed."""
+def read_acpi_file(path: Path, shape: Shape) -> AcpiDigests:
+    """Read what `sericin measure acpi --json` wrote for this very shape. Raises Malformed, UsageFault for another."""
+    found = loads(read_file(path, limit=MAX_ACPI), limit=MAX_ACPI, what="acpi")
     with document.coded("MalformedManifest"):
-        return read_acpi(loads(read_file(path, limit=MAX_ACPI), limit=MAX_ACPI, what="acpi"), "acpi")
+        m = document.fields(found, ACPI_KEYS, "acpi")
+        acpi = read_acpi(m["acpi"], "acpi.acpi")
+        digest = document.digest(m["shape_sha256"], "acpi.shape_sha256", size=32)
+    if digest != shape.digest:
+        raise UsageFault(f"{path}: ACPI digests of another shape than {shape.name}")
+    return acpi
+
+
+def acpi_document(acpi: AcpiDigests, shape: Shape) -> dict[str, object]:
+    """Give what `read_acpi_file` reads."""
+    release = "{}.{}".format(*shape.qemu)
+    named: dict[str, object] = {"shape": shape.name, "shape_sha256": shape.digest.hex(), "qemu": release}
+    return {"ok": True, "code": None, "exit": 0, **named, "acpi": acpi_json(acpi)}
 
 
 def parse_key(text: str | None) -> bytes | None:

@@ -37,7 +37,15 @@ from tests.test_config_documents import CONFIG
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
 EMULATED = bent(bent(bent(SHAPE, "machine", "emulated"), "host/quote_socket", None), "name", "emulated")
-ACPI = {"loader": "01" * 48, "rsdp": "02" * 48, "tables": "03" * 48}
+ACPI = {
+    "ok": True,
+    "code": None,
+    "exit": 0,
+    "shape": "cpu-4",
+    "shape_sha256": shape().digest.hex(),
+    "qemu": "10.1",
+    "acpi": {"loader": "01" * 48, "rsdp": "02" * 48, "tables": "03" * 48},
+}
 
 
 @pytest.fixture
@@ -115,10 +123,28 @@ def test_with_acpi_digests_rtmr0_is_computed(image: Path) -> None:
     assert found["registers"]["rtmr0"] == value.hex()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "x", json.dumps(ACPI | {"rsdp": "0"}), json.dumps(ACPI | {"more": "1"})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "x",
+        json.dumps(bent(ACPI, "acpi/rsdp", "0")),
+        json.dumps(bent(ACPI, "acpi/more", "1")),
+        json.dumps(bent(ACPI, "shape_sha256", "0")),
+        json.dumps(bent(ACPI, "shape_sha256", ...)),
+    ],
+)
 def test_bent_acpi_digests_are_malformed(text: str, image: Path) -> None:
     (image.parent / "acpi.json").write_text(text)
     assert measured(image, "--acpi", image.parent / "acpi.json")["exit"] == 3
+
+
+def test_acpi_digests_of_another_shape_are_not_used(image: Path) -> None:
+    (image.parent / "acpi.json").write_text(json.dumps(bent(ACPI, "shape_sha256", "00" * 32)))
+    found = measured(image, "--acpi", image.parent / "acpi.json")
+    assert (found["exit"], "another shape" in found["error"]["got"]) == (2, True)
+    assert measured(image, "--acpi", image.parent / "acpi.json", "--qemu", "none")["exit"] == 2
 
 
 def documents(image: Path, model: bytes = b"weights", **changes: Any) -> tuple[Path, Path, Path]:

@@ -21,6 +21,7 @@ from attestation.tdx.measure_firmware import Firmware
 from attestation.tdx.measure_kernel import authenticode, patched
 from attestation.tdx.quote import Quote, TdReport
 from client.commands.quote import command
+from client.measuring import acpi_document
 from client.policy_making import with_image
 from enclave.simulator.tdx_quote import QuotePlan, ReportPlan
 from tests.forged import policy_document
@@ -226,8 +227,7 @@ def folder(tmp_path: Path) -> Path:
     """An image, its shape, ACPI digests, and a policy that knows nothing but the image."""
     manifest = write_image(tmp_path / "image", [shape()])
     (tmp_path / "shape.json").write_text(json.dumps(SHAPE))
-    acpi = {"loader": ACPI.loader.hex(), "rsdp": ACPI.rsdp.hex(), "tables": ACPI.tables.hex()}
-    (tmp_path / "acpi.json").write_text(json.dumps(acpi))
+    (tmp_path / "acpi.json").write_text(json.dumps(acpi_document(ACPI, shape())))
     root = authority().root_pem
     roots = {"kind": "simulated", "tdx_root": root, "gpu_device_root": root, "gpu_rim_root": root}
     policy = with_image(policy_document(roots=roots), manifest, manifest.measurements, now=NOW)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sericin measure firmware|image`: what must a machine measure? Computed from files alone (docs/measure.md)."""
+"""`sericin measure firmware|acpi|image`: what must a machine measure? Computed from files alone (docs/measure.md)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from attestation.image import AcpiDigests
+from attestation.shape import Shape
 from attestation.tdx.measure_firmware import MAX_FIRMWARE, Firmware
 from attestation.tdx.measure_layout import layout_of
 
-from ..measuring import Measured, measure, parse_key, read_acpi_file, read_shape
+from ..acpi_qtest import acpi_digests
+from ..errors import UsageFault
+from ..measuring import Measured, acpi_document, measure, parse_key, read_acpi_file, read_shape
 from ..output import console, print_json, read_file, reports_errors
 
 
@@ -60,12 +64,32 @@ def firmware(file: Path, *, as_json: bool) -> None:
 
 
 @command.command()
+@click.option("--shape", "shape_path", required=True, type=click.Path(path_type=Path), help="The shape of the launch.")
+@click.option("--qemu", "program", required=True, help="A stock QEMU of the shape's release.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, which --acpi takes.")
+@reports_errors
+def acpi(shape_path: Path, program: str, *, as_json: bool) -> None:
+    """Print the digests of the ACPI tables that QEMU makes for a shape. No guest runs, and no KVM is needed.
+
+    They are part of RTMR0. A shape with GPUs, or with a 64-bit window of its own, has none that could be known here.
+    """
+    shape = read_shape(shape_path)
+    found = acpi_digests(shape, program=program)
+    if as_json:
+        print_json(acpi_document(found, shape))
+        return
+    for name, digest in (("table-loader", found.loader), ("rsdp", found.rsdp), ("tables", found.tables)):
+        console().print(f"{name:<13} {digest.hex()}")
+
+
+@command.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--shape", "shape_path", required=True, type=click.Path(path_type=Path), help="The shape of the launch.")
 @click.option("--config", type=click.Path(path_type=Path), help="The config document: MRCONFIGID and RTMR3 events.")
 @click.option("--operator", type=click.Path(path_type=Path), help="The operator document.")
 @click.option("--model", "models", multiple=True, type=click.Path(path_type=Path), help="A model file of the config.")
-@click.option("--acpi", "acpi_path", type=click.Path(path_type=Path), help="ACPI digests of this shape, JSON.")
+@click.option("--acpi", "acpi_path", type=click.Path(path_type=Path), help="What 'measure acpi --json' wrote.")
+@click.option("--qemu", "program", help="A stock QEMU of the shape's release, to make its ACPI tables: RTMR0.")
 @click.option("--key", "key_text", help="The manifest must be signed by this Ed25519 key, hex.")
 @click.option("--explain", is_flag=True, help="Print every event, and why a value is not computed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -77,6 +101,7 @@ def image(
     operator: Path | None,
     models: tuple[Path, ...],
     acpi_path: Path | None,
+    program: str | None,
     key_text: str | None,
     *,
     explain: bool,
@@ -87,10 +112,11 @@ def image(
     Every file is checked against the manifest first, and the manifest's records against what is computed. What was not
     given reads "not computed". Exit codes: 0, 3 malformed, 4 a file or record is not as the manifest says.
     """
+    shape = read_shape(shape_path)
     measured = measure(
         folder,
-        read_shape(shape_path),
-        acpi=read_acpi_file(acpi_path) if acpi_path is not None else None,
+        shape,
+        acpi=_acpi(shape, acpi_path, program),
         config=config,
         operator=operator,
         models=models,
@@ -100,6 +126,14 @@ def image(
         print_json(measured.to_json())
     else:
         _print(measured, explain=explain)
+
+
+def _acpi(shape: Shape, path: Path | None, program: str | None) -> AcpiDigests | None:
+    if path is not None and program is not None:
+        raise UsageFault("--acpi and --qemu say the same thing twice")
+    if path is not None:
+        return read_acpi_file(path, shape)
+    return acpi_digests(shape, program=program) if program is not None else None
 
 
 def _print(measured: Measured, *, explain: bool) -> None:

@@ -115,7 +115,8 @@ def _measured(image: Path | None, shape: Path | None, acpi: Path | None) -> Meas
         if image is not None or shape is not None or acpi is not None:
             raise UsageFault("--image, --shape and --acpi go together: what a machine measures depends on all of them")
         return None
-    return measure(image, read_shape(shape), acpi=read_acpi_file(acpi) if acpi is not None else None)
+    parsed = read_shape(shape)
+    return measure(image, parsed, acpi=read_acpi_file(acpi, parsed) if acpi is not None else None)
 
 
 def _report(check: QuoteCheck, chosen: ChosenPolicy | None, *, every: bool) -> None:
