@@ -61,7 +61,7 @@ class CollateralCache:
             return None
 
     def keep(self, question: str, collateral: Collateral) -> None:
-        """Keep `collateral` as the answer to `question`. In a folder that cannot be written nothing is kept: no error."""
+        """Keep `collateral` as the answer to `question`. In a folder that cannot be written nothing is kept."""
         data = collateral.to_json()
         name = sha256(data).hexdigest()
         try:

@@ -57,7 +57,7 @@ def is_words(arg: cst.Arg) -> bool:
     """Whether an argument only says where and what, for people."""
     value = arg.value
     if arg.keyword:
-        return arg.keyword.value in WORDS
+        return arg.keyword.value in WORDS | {"name"}
     if (
         isinstance(value, cst.FormattedString)
         and value.parts

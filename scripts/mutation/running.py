@@ -161,9 +161,13 @@ class Campaign:
         self._coverage.start()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """In a mutant: the first failure is enough."""
+        """Remember how long each test takes."""
         self._took[report.nodeid] += report.duration
-        if self._forked and report.failed:
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
+        """In a mutant: the first failure is enough, and nobody reads its traceback."""
+        if self._forked and call.excinfo and not isinstance(call.excinfo.value, pytest.skip.Exception):
             os._exit(KILLED)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
