@@ -123,7 +123,7 @@ def parse_block(value: object, where: str) -> BlockId:
         names = " or ".join(f'"{name}"' for name in PINNED)
         raise UsageFault(f"{where}: want {names}, or an object of {', '.join(_BLOCK_FIELDS)}")
     shard, seqno = value["shard"], value["seqno"]
-    if value["workchain"] != MASTERCHAIN or shard not in {f"{WHOLE:016x}", WHOLE, WHOLE - (1 << 64)}:
+    if value["workchain"] != MASTERCHAIN or shard not in (f"{WHOLE:016x}", WHOLE, WHOLE - (1 << 64)):
         raise UsageFault(f'{where}: want a block of the masterchain: workchain -1, shard "{WHOLE:016x}"')
     if type(seqno) is not int or not 0 <= seqno < 1 << 32:
         raise UsageFault(f"{where}.seqno: want a whole number below 2^32")

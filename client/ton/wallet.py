@@ -138,7 +138,7 @@ def read_wallet(path: Path) -> Wallet:
         d = loads(data, limit=MAX_WALLET, what="wallet")
     except AttestationError:
         raise UsageFault(f"{path}: want JSON") from None  # says nothing of what is in it
-    if not isinstance(d, dict) or d.get("schema") != SCHEMA or d.get("version") not in PER_TRANSFER:
+    if not isinstance(d, dict) or d.get("schema") != SCHEMA or d.get("version") not in tuple(PER_TRANSFER):
         raise UsageFault(f'{path}: want schema "{SCHEMA}" and version {" or ".join(PER_TRANSFER)}')
     if d.keys() == {"schema", "version", "seed"}:
         seed = _seed(d["seed"], path)
