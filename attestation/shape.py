@@ -29,8 +29,9 @@ SLOTS: Final = (1, 30)  # of bus 0: slot 0 is the host bridge, slot 31 the LPC b
 MAX_FORWARDS: Final = 16
 VSOCK_CIDS: Final = (3, 2**32 - 2)
 DISKS: Final = ("rootfs", "verity", "config", "operator", "manifest", "model", "ledger", "state")
-"""What a disk may hold. `ledger` and `state` are written by the guest, every other one is read-only."""
-WRITABLE_DISKS: Final = frozenset({"ledger", "state"})
+"""What a disk may hold."""
+WRITABLE_DISKS: Final = frozenset({"ledger"})
+"""What the guest may write; every other disk is read-only."""
 ONE_EACH: Final = ("network", "vsock", "console")
 _REQUIRED_DISKS: Final = ("rootfs", "verity", "config", "manifest")
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from attestation import qemu
 from attestation.qemu import Placed
-from attestation.shape import Shape
+from attestation.shape import WRITABLE_DISKS, Shape
 
 from ..image.devices import HEALTH_PORT, model_disk
 from .plan import Plan
@@ -136,7 +136,7 @@ def _with_back_end(placed: Placed, plan: Plan, places: Places, gpu: str | None) 
 
 def _block(node: str, placed: Placed, plan: Plan, places: Places) -> dict[str, object]:
     name = placed.device.disk or ""
-    read_only = name != "ledger"
+    read_only = name not in WRITABLE_DISKS
     rootfs = plan.manifest.rootfs
     path = {
         "rootfs": plan.file(rootfs.file),
