@@ -222,9 +222,9 @@ def test_a_server_that_lies_or_stalls_is_unreachable(
     assert time.monotonic() - began < 10
 
 
-def test_a_length_that_is_too_short_cuts_the_signed_text(service: PcsClient, server: Server) -> None:
+def test_a_length_that_is_too_short_is_not_mended(service: PcsClient, server: Server) -> None:
     server.reply = once(lambda path: http(answer(path)[0], body=answer(path)[1], length=len(answer(path)[1]) - 1))
-    with pytest.raises(Unreachable, match="no signed tcbInfo"):
+    with pytest.raises(Unreachable):
         service.fetch(MODEL, step=quiet)
 
 
