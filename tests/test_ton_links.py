@@ -9,6 +9,7 @@ import pytest
 
 from attestation import cbor
 from attestation.errors import Malformed
+from attestation.ton.blockid import BlockId
 from attestation.ton.links import MAX_LINK, MAX_STEPS, PartialProof, read_link
 from attestation.ton.signatures import SignatureSet, Simplex
 from attestation.ton.tl import put_bytes, take_bool, take_bytes, take_count
@@ -41,6 +42,15 @@ def test_signed_links_verify(count: int, *, shuffled: bool, simplex: bool) -> No
     links = tuple(read_link(link) for link in made.forward_path(1, 4, simplex=simplex))
     assert [link.encode() for link in links] == made.forward_path(1, 4, simplex=simplex)
     TrustPath(links=links).verify(trusted=block_id(made.init_block), target=block_id(made.head))
+
+
+def test_a_thousand_validators_fit() -> None:
+    made = TonChain(seed=SEED, now=NOW, weights=(1,) * 1000)
+    made.append(now=NOW + 5)
+    link = forward(1, 2, made, simplex=True)
+    assert len(link.signatures.signatures) == 1000
+    assert len(link.encode()) < MAX_LINK
+    link.verify()
 
 
 def test_links_back_verify_from_any_later_block() -> None:
@@ -277,6 +287,12 @@ def test_files_that_are_no_trust_path() -> None:
         refuse("MalformedTrustPath", where, TrustPath.decode, cbor.encode(value))
     refuse("MalformedTrustPath", "trust_path", TrustPath.decode, cbor.encode({1: FORMAT}))
     refuse("MalformedTrustPath", "trust_path", TrustPath.decode, b"")
+
+
+def test_a_block_s_name_has_80_bytes() -> None:
+    name = block_id(chain().head).encode()
+    for data in (name[:-1], name + b"\0", b""):
+        refuse("MalformedBlock", "block", BlockId.decode, data, what="block")
 
 
 def test_links_are_of_the_masterchain_and_of_a_known_kind() -> None:

@@ -27,8 +27,8 @@ _CODE: Final = "MalformedTrustPath"
 _BACK: Final = 0xEF1B7EEF
 _FORWARD: Final = 0x520FCE1C
 _PARTIAL_PROOF: Final = 0x8ED0D2C1
-_MAX_PROOF: Final = 64 * 1024
-_MAX_CELLS: Final = 4096
+_MAX_PROOF: Final = 128 * 1024  # a configuration of 400 validators was 36 KB in 2026; 1,000 may come
+_MAX_CELLS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
