@@ -20,6 +20,8 @@ from tests.ton_in_box import InBox, in_box
 
 pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
 
+NAMES = ("first", "second", "third")  # questions; a batch closes after the second, and after the third
+
 
 class Walk:
     """A dossier, the ledger of the enclave that made it, and a TON in a box."""
@@ -29,7 +31,7 @@ class Walk:
         self.ton = ton
         _, self.wallet = ton.wallet()
         with served(folder / "enclave") as enclave:
-            for name in ("first", "second", "third"):
+            for name in NAMES:
                 run = enclave.run(f"the {name} question")
                 list(run.items())
                 (folder / f"{name}.dossier").write_bytes(dossier_of(run, policy=enclave.policy_bytes()).encode())
@@ -71,22 +73,112 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
         yield Walk(folder, ton)
 
 
-def test_the_whole_walk(walk: Walk) -> None:
+def test_nothing_is_proved_before_it_is_anchored(walk: Walk) -> None:
     result, found = walk.audit(walk.dossier, "--at", "2026-10-01T12:05:00Z")
     assert (result.exit_code, found["anchoring"]["status"]) == (0, "not anchored")
+    result, found = walk.audit(walk.dossier)
+    assert (result.exit_code, found["anchoring"]["status"]) == (0, "overdue")
+    assert "is due" not in found["anchoring"]["reason"]
+    result, found = walk.audit(walk.dossier, "--require-anchored")
+    assert (result.exit_code, found["code"]) == (5, "ReceiptOverdue")
+    before = walk.dossier.read_bytes()
+    early = walk.cli("receipt", "prove", walk.dossier, "--network", walk.network, "--json")
+    assert (early.exit_code, json.loads(early.stdout)["code"]) == (4, "NotAnchored")
+    assert walk.dossier.read_bytes() == before
+
+
+def test_a_dry_run_says_what_it_costs_and_sends_nothing(walk: Walk) -> None:
     dry = walk.anchor("--dry-run")
     assert dry.exit_code == 0, dry.output
-    assert "GRAM" in dry.output
-    assert walk.ton.exits() == []
-    anchored = walk.anchor("--json")
-    assert anchored.exit_code == 0, anchored.output
-    assert [m["operation"] for m in json.loads(anchored.stdout)["messages"]] == ["register", "anchor", "anchor"]
-    proved = walk.cli("receipt", "prove", walk.dossier, "--network", walk.network, "--trust-path", walk.folder / "path")
-    assert proved.exit_code == 0, proved.output
-    trust = ("--trust-path", walk.folder / "path", "--init-block", walk.network, "--require-anchored")
-    result, found = walk.audit(walk.dossier, *trust)
+    assert "anchor batch 1 of 2 receipts" in dry.output
+    assert "attached, what is not used comes back" in dry.output
+    found = json.loads(walk.anchor("--dry-run", "--json").stdout)
+    assert (found["dry_run"], found["paid_nanogram"], found["balance_nanogram"]) == (True, None, 10 * 10**9)
+    assert all(type(found[name]) is int for name in ("estimate_nanogram", "attached_nanogram"))
+    assert walk.ton.box.steps == []
+
+
+@pytest.mark.parametrize("name", ["mainnet", "testnet"])
+def test_a_simulated_boot_is_not_anchored_on_a_public_network(walk: Walk, name: str) -> None:
+    """Refused before anything is connected to: there is no such server."""
+    document = json.loads(walk.network.read_text()) | {"init_block": name}
+    document["lite_servers"][0]["port"] = 1
+    path = walk.folder / f"{name}.json"
+    path.write_text(json.dumps(document))
+    for more in ((), ("--dry-run",)):
+        result = walk.cli("anchor", "--wallet", walk.wallet, "--network", path, "--json", *more)
+        assert (result.exit_code, json.loads(result.stdout)["code"]) == (5, "MachineNotAllowed")
+
+
+@pytest.fixture(scope="module")
+def anchored(walk: Walk) -> Walk:
+    """Anchor both batches, and prove every dossier."""
+    done = walk.anchor("--json")
+    assert done.exit_code == 0, done.output
+    assert [m["operation"] for m in json.loads(done.stdout)["messages"]] == ["register", "anchor", "anchor"]
+    for name in NAMES:
+        dossier, path = walk.folder / f"{name}.dossier", walk.folder / f"{name}.path"
+        proved = walk.cli("receipt", "prove", dossier, "--network", walk.network, "--trust-path", path)
+        assert proved.exit_code == 0, proved.output
+    return walk
+
+
+def trust(walk: Walk, name: str = "first") -> tuple[object, ...]:
+    return ("--trust-path", walk.folder / f"{name}.path", "--init-block", walk.network, "--require-anchored")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_walk(anchored: Walk, name: str) -> None:
+    dossier = anchored.folder / f"{name}.dossier"
+    result, found = anchored.audit(dossier, *trust(anchored, name))
     assert result.exit_code == 0, result.output
     assert found["anchoring"]["status"] == "anchored"
+    assert found["anchoring"]["batch"] == (2 if name == "third" else 1)
+    assert all(link["holds"] for link in found["links"])
     names = [link["rule"] for link in found["links"] if link["rule"].startswith("anchoring.")]
     assert names == ["anchoring.batch", "anchoring.registry", "anchoring.chain", "anchoring.block"]
-    assert len(walk.dossier.read_bytes()) < 256 * 1024
+    assert len(dossier.read_bytes()) < 256 * 1024
+    text = anchored.cli("audit", dossier, "--policy", anchored.policy, *trust(anchored, name)).output
+    assert "anchoring: anchored: batch" in text
+    assert " ago" in text
+
+
+def test_a_second_run_has_nothing_to_send(anchored: Walk) -> None:
+    assert "nothing to send: 2 batches" in anchored.anchor().output
+    assert anchored.ton.exits() == [0, 0, 0]
+
+
+def test_the_audit_needs_no_network(anchored: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("an audit opened a socket")
+
+    monkeypatch.setattr("socket.socket", never)
+    result, _ = anchored.audit(anchored.dossier, *trust(anchored))
+    assert result.exit_code == 0, result.output
+
+
+def test_the_registry_shows_who_anchored(anchored: Walk) -> None:
+    walk = anchored
+    found = json.loads(walk.cli("registry", "show", "--network", walk.network, "--json").stdout)
+    enclave = found["enclaves"][walk.boot.receipt_key.hex()]
+    assert (enclave["boot"], enclave["seqno"], enclave["revoked_at"]) == (walk.boot.digest.hex(), 2, None)
+    assert (found["proved"], found["fee_nanogram"], found["images"]) == (True, 50_000_000, {})
+    old = walk.cli("registry", "show", "--network", walk.network, "--at", str(int(time.time()) + 4000), "--json")
+    assert (old.exit_code, json.loads(old.stdout)["code"]) == (5, "RegistryStale")
+
+
+def test_what_is_missing_is_said(anchored: Walk, tmp_path: Path) -> None:
+    walk = anchored
+    document = json.loads(walk.network.read_text())
+    del document["ledger"]
+    bare = tmp_path / "n.json"
+    bare.write_text(json.dumps(document))
+    for words in (
+        ("anchor", "--wallet", walk.wallet, "--network", bare),
+        ("receipt", "prove", walk.dossier, "--network", bare),
+    ):
+        result = walk.cli(*words)
+        assert result.exit_code == 2
+        assert "--ledger" in result.output
+    assert walk.cli("anchor", "--wallet", walk.wallet, "--network", bare, "--ledger", walk.ledger).exit_code == 0
+    assert walk.cli("receipt", "prove", walk.ledger, "--network", bare, "--ledger", walk.ledger).exit_code == 3
