@@ -68,7 +68,8 @@ def prepare() -> Prepared:
         raise BootRefused("document_malformed", str(e)) from None
     if parsed.machine == "simulated":
         _lay_state()
-    _open_models(parsed)
+    if parsed.engine.kind == "llama":
+        _open_models(parsed)
     _put(MANIFEST, manifest)
     _put(RUN / "config.json", config)
     _put(RUN / "operator.json", operator)
