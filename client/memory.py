@@ -61,7 +61,7 @@ class ReceiptMemory:
             raise Untrusted("ReceiptEquivocation", f"receipt.{what}", want="one receipt", got=kept)
 
     def evidence_of_equivocation(self, key: bytes, signed: SignedReceipt) -> list[bytes]:
-        """Give every kept receipt item that has the serial of `signed` or the same predecessor: one, when all is well."""
+        """Give every kept receipt item that has the serial or the predecessor of `signed`: one, when all is well."""
         asked = (key, str(signed.receipt.serial), signed.receipt.previous)
         rows = self._db.execute("SELECT item FROM receipts WHERE key = ? AND (serial = ? OR previous = ?)", asked)
         return [bytes(row[0]) for row in rows]

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +18,10 @@ from typing import Any
 
 import pytest
 
-from attestation.ledger import BATCH, RECEIPT, read_records
-from tests.forged import MODEL, config_document
+from attestation.ledger import BATCH, RECEIPT, ReceiptRecord, StatementRecord, read_records
+from client.exchange import SEALED_PATH
+from tests.forged import MODEL, config_document, policy_document
+from tests.relay import relayed
 from tests.served import operator_document
 
 SERICIN = str(Path(sys.executable).parent / "sericin")
@@ -111,25 +115,155 @@ def test_a_signal_ends_it_with_a_batch_and_no_process_is_left(tmp_path: Path, nu
     assert not (tmp_path / "state").stat().st_mode & 0o077
 
 
+LONG: dict[str, Any] = {
+    "engine": {"kind": "echo", "n_ctx": 1 << 17, "n_seq": 1, "n_ubatch": 512, "threads": 0},
+    "limits": {"max_request_bytes": 1 << 20, "max_completion_tokens": 1 << 17, "queue_length": 8},
+}
+
+
+@contextmanager
+def asking(enclave: Process, *more: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Ask what takes many seconds to answer; come back with the answer's first byte."""
+    words = [SERICIN, "ask", enclave.target, "-", "--policy", enclave.policy, "--max-tokens", 1 << 17, *more]
+    environment = os.environ | {"SERICIN_STATE": str(enclave.folder)}
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"word " * 100_000)
+        process.stdin.close()
+        process.stdin = None
+        assert process.stdout.read(1) == b"w"
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(timeout=20)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def ledger(folder: Path) -> list[tuple[str, bytes]]:
+    return [(str(kind), body) for kind, body in read_records((folder / "ledger").read_bytes())]
+
+
 def test_a_kill_in_the_middle_of_an_answer(tmp_path: Path) -> None:
     """The client says what it has is incomplete; the next boot begins at nothing and batches what was delivered."""
+    with serving(tmp_path, **LONG) as enclave:
+        run("ask", enclave.target, "before", "--policy", enclave.policy, "--dossier", tmp_path / "d", state=tmp_path)
+        with asking(enclave, "--dossier", tmp_path / "never") as process:
+            enclave.end(signal.SIGKILL)
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 4
+            assert b"[incomplete: what stands above was cut or is false]" in errors
+            assert b"StreamTruncated" in errors
+    assert not list(tmp_path.glob("*never*"))
+    delivered = [ReceiptRecord.decode(body) for kind, body in ledger(tmp_path) if kind == RECEIPT]
+    assert len(delivered) == 1  # the killed run never came to one
+    with serving(tmp_path, **LONG) as again:
+        dossier = tmp_path / "after"
+        run("ask", again.target, "after", "--policy", again.policy, "--dossier", dossier, state=tmp_path)
+        shown = json.loads(run("receipt", "show", dossier, "--json").stdout)["receipt"]
+        assert (shown["serial"], shown["previous"]) == (0, "00" * 32)
+        assert run("receipt", "verify", tmp_path / "d", "--policy", again.policy).returncode == 0
+        assert again.end() == 0
+    (batch,) = [StatementRecord.decode(body) for kind, body in ledger(tmp_path) if kind == BATCH]
+    assert batch.recovered == ((delivered[0].key, delivered[0].serial),)
+
+
+def test_a_kill_before_the_first_frame_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with serving(tmp_path) as enclave:
-        run("ask", enclave.target, "before", "--policy", enclave.policy, state=tmp_path)
-        words = [SERICIN, "ask", enclave.target, "word " * 3000, "--policy", str(enclave.policy), "--max-tokens", "512"]
+
+        def kill(path: str, data: bytes) -> tuple[int, bytes]:
+            if path == SEALED_PATH:
+                enclave.process.kill()
+                enclave.process.wait(timeout=20)
+                return 200, b""
+            return 200, data
+
+        with relayed(enclave.ready["targets"]["http"], kill) as relay:
+            asked = run("ask", relay.target, f"say {CANARY}", "--policy", enclave.policy, "--json", state=tmp_path)
+            assert asked.returncode == 6
+            assert json.loads(asked.stdout)["code"] == "RunOutcomeUnknown"
+            assert CANARY not in asked.stdout + asked.stderr
+            assert relay.paths.count(SEALED_PATH) == 1
+
+
+def test_ctrl_c_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    """Exit 130, no file half written, nobody's run goes on."""
+    with serving(tmp_path, **LONG) as enclave:
+        with asking(enclave, "--dossier", tmp_path / "never") as process:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+            assert process.returncode == 130
+            assert b"Traceback" not in errors
+        assert not list(tmp_path.glob("*never*"))
+        asked = run("ask", enclave.target, "next", "--policy", enclave.policy, "--json", state=tmp_path)
+        assert json.loads(asked.stdout)["receipt"]["serial"] == 1  # the run that was left has an aborted receipt
+        assert enclave.end() == 0
+    assert [kind for kind, _ in ledger(tmp_path)].count(RECEIPT) == 2
+
+
+def test_ctrl_c_while_a_server_is_silent(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_bytes(json.dumps(policy_document()).encode())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = [SERICIN, "verify", target, "--policy", str(tmp_path / "policy.json")]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        peer, _ = silent.accept()
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=20)
+        peer.close()
+    assert process.returncode == 130
+    assert (out, b"Traceback" in errors) == (b"", False)
+
+
+def test_a_proxy_says_what_it_is_serves_and_stops(tmp_path: Path) -> None:
+    with serving(tmp_path) as enclave:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        words = [SERICIN, "proxy", enclave.target, "--policy", str(enclave.policy), "--listen", f"127.0.0.1:{port}"]
         environment = os.environ | {"SERICIN_STATE": str(tmp_path)}
-        asking = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        time.sleep(0.8)
-        enclave.end(signal.SIGKILL)
-        _, errors = asking.communicate(timeout=60)
-        assert asking.returncode in {0, 4, 6}
-        if asking.returncode == 4:
-            assert "incomplete" in errors or "StreamTruncated" in errors
-    with serving(tmp_path) as again:
-        asked = run("ask", again.target, "after", "--policy", again.policy, "--json", state=tmp_path)
-        assert json.loads(asked.stdout)["receipt"]["serial"] == 0
-        again.end()
-    records = read_records((tmp_path / "ledger").read_bytes())
-    assert [kind for kind, _ in records].count(BATCH) == 1
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline() + process.stderr.readline()
+            assert f"http://127.0.0.1:{port}/v1" in said
+            assert "NOT CONFIDENTIAL" in said
+            question = {"model": MODEL, "messages": [{"role": "user", "content": f"say {CANARY}"}]}
+            answer = post(port, question)
+            assert answer["choices"][0]["message"]["content"] == f"say {CANARY}"
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+        assert process.returncode == 0
+        assert CANARY not in out + errors
+        assert "Traceback" not in errors
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+def post(port: int, question: dict[str, Any]) -> Any:
+    """Ask the proxy as soon as it listens."""
+    for _ in range(100):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            connection.request("POST", "/v1/chat/completions", json.dumps(question))
+            with connection.getresponse() as response:
+                return json.loads(response.read())
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    raise AssertionError("the proxy never listened")
 
 
 @pytest.mark.parametrize(
