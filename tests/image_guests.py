@@ -193,7 +193,7 @@ def guest(
         documents=held,
         models=models,
     )
-    places = Places(folder=folder, writable={})
+    places = Places(folder=folder, ledger=None)
     for name, data in held.items():
         places.document(name).write_bytes(data + bytes(-len(data) % 512))
     words = command_line(plan, places, program=QEMU)

@@ -16,21 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from attestation.config import DiskPin
 from attestation.errors import AttestationError
+from attestation.evidence import Evidence
 from attestation.policy import Policy
 from attestation.tdx.eventlog import parse_event_log
 from attestation.tdx.measure import BootFiles, predict
+from client.__main__ import cli
 from client.attested import Attested, attest
-from client.exchange import RunRequest
-from client.policy_making import from_simulator
+from client.policy_making import from_simulator, printed
 from client.target import parse_target
 from enclave.image.model_disk import write_model_disk
 from tests.forged import MODEL
 from tests.image_guests import (
-    NEEDED, Copy, Guest, authorities, copy_image, documents, guest, missing_tools, shape,
-)  # fmt: skip
+    NEEDED,
+    Copy,
+    Guest,
+    authorities,
+    copy_image,
+    documents,
+    guest,
+    missing_tools,
+    shape,
+)
 
 IMAGE = Path(os.environ.get("SERICIN_IMAGE", ""))
 SERVES = r"sericin agent: serving \{.*\}"
@@ -56,7 +66,11 @@ class Emulated:
 
     image: Path
     held: dict[str, bytes]
-    policy: Policy
+    policy_file: Path
+
+    @property
+    def policy(self) -> Policy:
+        return Policy.parse(self.policy_file.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +78,9 @@ def emulated(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     state = tmp_path_factory.mktemp("state")
     held = documents(image)
     held["state"] = authorities(state, Copy(folder=image).manifest, held["config"])
-    policy = Policy.parse(json.dumps(from_simulator(state, now=datetime.now(UTC))).encode())
-    return Emulated(image=image, held=held, policy=policy)
+    policy = state / "policy.json"
+    policy.write_text(printed(from_simulator(state, now=datetime.now(UTC))))
+    return Emulated(image=image, held=held, policy_file=policy)
 
 
 @contextmanager
@@ -75,7 +90,7 @@ def attested(found: Guest, policy: Policy) -> Iterator[Attested]:
     try:
         yield client
     finally:
-        client.close()
+        client.connection.close()
 
 
 def test_the_image_boots_and_a_client_accepts_it_and_gets_an_answer(emulated: Emulated, tmp_path: Path) -> None:
@@ -84,9 +99,10 @@ def test_the_image_boots_and_a_client_accepts_it_and_gets_an_answer(emulated: Em
         with attested(found, emulated.policy) as client:
             assert client.verdict.accepted
             assert not client.verdict.confidential
-            measured = client.verified.evidence.firmware_log
-            answer = ask(client, "one two three")
-    assert answer
+            measured = Evidence.decode(client.evidence).firmware_log
+        said = ask(found, emulated.policy_file)
+    assert said["ok"]
+    assert said["receipt"]
     predicted = prediction(emulated)
     logged = parse_event_log(measured)
     for register in range(3):
@@ -98,10 +114,13 @@ def test_the_image_boots_and_a_client_accepts_it_and_gets_an_answer(emulated: Em
     assert predicted.rtmr(2) is not None
 
 
-def ask(client: Attested, prompt: str) -> str:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8}
-    run = client.run(RunRequest(endpoint="/v1/chat/completions", body=body))
-    return run.text()
+def ask(found: Guest, policy: Path) -> dict[str, Any]:
+    """Ask as a person does, and verify the receipt on the way."""
+    words = ["ask", f"https://127.0.0.1:{found.port}", "one two three", "--policy", str(policy), "--max-tokens", "8"]
+    result = CliRunner().invoke(cli, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
 
 
 def prediction(emulated: Emulated) -> Any:
