@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,7 +117,7 @@ def said(tmp_path: Path, *words: str) -> tuple[int, Any]:
 
 
 def nothing_left(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert not list((tmp_path / "run").glob("*"))
+    assert not list((tmp_path / "run").glob("[!.]*"))
     for pid in (row["machine_pid"], row["tpm_pid"]):
         assert pid is None or Process.of(pid) is None
 
@@ -199,7 +200,7 @@ def test_a_signal_before_the_start_starts_nothing(tmp_path: Path, case: Launchab
     ended, words = launch(plan, options, Interrupted(records.folder), console=lambda _: None, tell=told.append)
     assert (ended.asked, words, told) == (signal.SIGTERM, [], [])
     assert records.all() == []
-    assert not list(records.folder.iterdir())
+    assert not list(records.folder.glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
@@ -291,12 +292,19 @@ def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, begin: Any) -
     (tmp_path / "run").mkdir(mode=0o755)
     code, err = begin().ended()
     assert (code, "chmod 700" in err) == (2, True)
-    assert not list((tmp_path / "run").iterdir())
+    assert not list((tmp_path / "run").glob("[!.]*"))
 
 
 def test_a_folder_too_deep_for_a_socket_is_refused(tmp_path: Path, begin: Any) -> None:
     code, err = begin("--run-dir", str(tmp_path / ("x" * 100))).ended()
     assert (code, "too long for a socket" in err) == (2, True)
+
+
+def _record(process: Process) -> Record:
+    return Record(
+        name="old", machine="tdx", shape="s", image="i 1", image_id="00", config_sha384="00", targets=[],
+        vsock_cid=None, started=0, launcher=process, machine_process=process,
+    )  # fmt: skip
 
 
 class TestForeignProcesses:
@@ -309,12 +317,6 @@ class TestForeignProcesses:
         process.kill()
         process.wait()
 
-    def record(self, process: Process) -> Record:
-        return Record(
-            name="old", machine="tdx", shape="s", image="i 1", image_id="00", config_sha384="00", targets=[],
-            vsock_cid=None, started=0, launcher=process, machine_process=process,
-        )  # fmt: skip
-
     @pytest.mark.parametrize("change", [{"start": 1}, {"boot": "another-boot"}])
     def test_an_id_that_was_given_away(
         self, tmp_path: Path, bystander: subprocess.Popen[bytes], change: dict[str, Any]
@@ -322,9 +324,9 @@ class TestForeignProcesses:
         process = Process.of(bystander.pid)
         assert process is not None
         assert process.alive
-        old = self.record(replace(process, **change))
+        old = _record(replace(process, **change))
         records = Records(tmp_path / "run")
-        records.claim(self.record(Process.this()))
+        records.claim(_record(Process.this()))
         records.write(old)
         assert not old.launcher.signal(signal.SIGKILL)
         assert (old.state, stop(old, records, grace=0)) == ("gone", "gone")
@@ -340,6 +342,34 @@ class TestForeignProcesses:
 
 
 class TestRecords:
+    def test_many_launches_of_one_name_leave_one(self, tmp_path: Path) -> None:
+        """Eight at once find the record of a dead one: one clears it away and has the name, seven are refused."""
+        dead = Process(pid=os.getpid(), start=1, boot="long ago")
+        records = Records(tmp_path / "run")
+        records.claim(_record(dead))
+        won: list[Path] = []
+        lost: list[LaunchRefused] = []
+
+        def take() -> None:
+            try:
+                won.append(records.claim(_record(Process.this())))
+            except LaunchRefused as e:
+                lost.append(e)
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(won), {e.code for e in lost}, len(lost)) == (1, {"running"}, 7)
+
+    def test_forgetting_one_does_not_touch_the_next_of_its_name(self, tmp_path: Path) -> None:
+        records = Records(tmp_path / "run")
+        old = _record(Process(pid=os.getpid(), start=1, boot="long ago"))
+        records.claim(_record(Process.this()))
+        records.remove(old)
+        assert records.find("old").launcher == Process.this()
+
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", "{}", '{"schema":"sericin-launch/2"}', '{"schema":"sericin-launch/1","name":"x"}']
     )

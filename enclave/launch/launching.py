@@ -63,7 +63,7 @@ def launch(
         except OSError as e:
             raise LaunchRefused("host", f"{e.filename or places.folder}: {e.strerror}") from None
         finally:
-            records.remove(plan.name)
+            records.remove(record)
     return ended, [] if ended.asked else [*running.printed.lines(), *running.said.lines()]
 
 
@@ -130,7 +130,7 @@ def stop(record: Record, records: Records, *, grace: float) -> str:
     LaunchRefused(host).
     """
     if not record.processes:
-        records.remove(record.name)
+        records.remove(record)
         return "gone"
     if record.launcher.signal(signal.SIGTERM) and _wait(record, grace + 2 * TERMINATE_SECONDS):
         return "stopped"
@@ -141,7 +141,7 @@ def stop(record: Record, records: Records, *, grace: float) -> str:
             break
     else:
         raise LaunchRefused("host", f"{record.name}: process {record.processes[0].pid} does not end")
-    records.remove(record.name)
+    records.remove(record)
     return "killed"
 
 

@@ -8,12 +8,15 @@ nobody's, and is never signalled.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +26,7 @@ from .refusal import LaunchRefused
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 RECORD: Final = "enclave.json"
 HEALTH: Final = "health.json"
+LOCK: Final = ".lock"
 MAX_RECORD: Final = 64 * 1024
 MAX_SOCKET_PATH: Final = 107  # sockaddr_un
 _SCHEMA: Final = "sericin-launch/1"
@@ -142,17 +146,21 @@ class Records:
         if len(os.fsencode(place / "monitor")) > MAX_SOCKET_PATH:
             raise LaunchRefused("usage", f"{place}: too long for a socket's path; choose a shorter --state")
         self._open()
-        for _ in range(2):
-            try:
-                place.mkdir(mode=0o700)
-            except FileExistsError:
+        try:
+            with self._alone():
                 self._clear(record.name)
-            except OSError as e:
-                raise LaunchRefused("host", f"{place}: {e.strerror}") from None
-            else:
+                place.mkdir(mode=0o700)
                 self.write(record)
-                return place
-        raise LaunchRefused("running", f"another launch took the name {record.name} at this moment")
+        except OSError as e:
+            raise LaunchRefused("host", f"{place}: {e.strerror}") from None
+        return place
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other launches and stops waiting: who finds a dead record must be the one to replace it."""
+        with (self.folder / LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _open(self) -> None:
         """Make the folder of all, and require that nobody else may look into it."""
@@ -168,7 +176,7 @@ class Records:
         record = self.read(name)
         if record is not None and record.processes:
             raise LaunchRefused("running", f"{name} is {record.state}: `sericin launch stop {name}`, or give --name")
-        self.remove(name)
+        shutil.rmtree(self.place(name), ignore_errors=True)
 
     def write(self, record: Record) -> None:
         """Keep a record."""
@@ -205,9 +213,12 @@ class Records:
             raise LaunchRefused("host", f"{self.folder}: {e.strerror}") from None
         return [record for record in map(self.read, names) if record is not None]
 
-    def remove(self, name: str) -> None:
-        """Forget an enclave: its record, its documents, its sockets."""
-        shutil.rmtree(self.place(name), ignore_errors=True)
+    def remove(self, record: Record) -> None:
+        """Forget an enclave: its record, its documents, its sockets. One that took its name since is not touched."""
+        with self._alone():
+            found = self.read(record.name)
+            if found is None or found.launcher == record.launcher:
+                shutil.rmtree(self.place(record.name), ignore_errors=True)
 
 
 def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
