@@ -19,7 +19,7 @@ from attestation.receipt import Status
 from .admission import Admission, Admitted, SealedNo, refuse
 from .engine_pump import EnginePump, LiveJob
 from .epochs import EpochTable
-from .journal import Happening, Journal
+from .journal import Happening, Journal, kind_of
 from .metrics import Count, Metrics
 from .receipt_book import ReceiptBook
 from .reply import GRID_SECONDS, OverMaximum, PendingFull, Reply, refusal_wire
@@ -88,9 +88,14 @@ async def exchange(request: web.Request, floor: Floor) -> web.StreamResponse:
             body=admitted.body.openai,
             tenant=admitted.body.tenant or b"",
         )
-    except BaseException:
+    except asyncio.CancelledError:
         floor.runs.remove(run_id)
         raise
+    except Exception as e:  # noqa: BLE001 - whatever broke, it never started, and the answer is sealed as every other
+        floor.runs.remove(run_id)
+        floor.metrics.add(Count.INTERNAL_ERRORS)
+        floor.journal.write(Happening.INTERNAL_ERROR, code=kind_of(e))
+        return await _refused(request, floor, opened, refuse("engine_failed"))
     if not answer.accepted:
         floor.runs.remove(run_id)
         refusal = refuse(answer.code, field=answer.field or None, retry_after=answer.retry_after or None)

@@ -15,6 +15,11 @@ _CODE: Final = re.compile(r"[A-Za-z_]{1,48}")
 MAX_ID: Final = 32  # bytes
 
 
+def kind_of(error: BaseException) -> str:
+    """Give an error's kind as a code: its class by name, for its message may hold anything."""
+    return re.sub(r"[^A-Za-z_]", "", type(error).__name__)[:48]
+
+
 class Happening(StrEnum):
     """What can have happened."""
 

@@ -19,7 +19,7 @@ from attestation.liveness import EXPORTER_LABEL, EXPORTER_SIZE, Liveness
 from .attester import FRESH_CLIENT, FRESH_EPOCH, Attester
 from .epochs import Epoch
 from .exchanges import Floor, exchange, outer
-from .journal import Happening
+from .journal import Happening, kind_of
 from .keys import IdentitySigner
 from .metrics import Count, Gauge
 from .seams import GpuUnavailable, QuoteUnavailable
@@ -104,7 +104,7 @@ class Routes:
             raise
         except Exception as e:  # the message may hold anything: only the error's kind is kept
             self._floor.metrics.add(Count.INTERNAL_ERRORS)
-            self._floor.journal.write(Happening.INTERNAL_ERROR, code=type(e).__name__[:48])
+            self._floor.journal.write(Happening.INTERNAL_ERROR, code=kind_of(e))
             if request.transport is not None:
                 request.transport.abort()
             raise
@@ -134,7 +134,7 @@ class Routes:
                 make = self._desk.attester.evidence
                 data = await asyncio.to_thread(make, self._epoch(request), nonce, fresh=str(fresh))
         except (QuoteUnavailable, GpuUnavailable) as e:
-            self._floor.journal.write(Happening.INTERNAL_ERROR, code=type(e).__name__)
+            self._floor.journal.write(Happening.INTERNAL_ERROR, code=kind_of(e))
             raise OuterRefusal(503, "no_quote", retry_after=5) from None
         finally:
             self._waiting -= 1

@@ -8,7 +8,7 @@ from typing import Final
 
 from .booting import Booted
 from .doors import Doors
-from .journal import Happening
+from .journal import Happening, kind_of
 from .routes import Routes
 from .seams import GpuUnavailable, QuoteUnavailable
 
@@ -50,7 +50,7 @@ class Service:
             try:
                 await self.tend()
             except Exception as e:  # noqa: BLE001 - housekeeping goes on; the error's kind is in the journal
-                self._floor.journal.write(Happening.INTERNAL_ERROR, code=type(e).__name__[:48])
+                self._floor.journal.write(Happening.INTERNAL_ERROR, code=kind_of(e))
 
     async def tend(self) -> None:
         """Do what is due: drop keys, renew the epoch, close batches, bring the ledger to the disk."""
@@ -66,7 +66,7 @@ class Service:
         try:
             await asyncio.to_thread(self.booted.ledger.sync)
         except OSError as e:
-            floor.journal.write(Happening.LEDGER_ERROR, code=type(e).__name__)
+            floor.journal.write(Happening.LEDGER_ERROR, code=kind_of(e))
 
     async def _check_gpus(self, now: float) -> None:
         """Judge the GPUs again when it is time; from the first refusal on, nothing is served any more."""
@@ -78,7 +78,7 @@ class Service:
             self._floor.admission.closing = True
             self._floor.epochs.wipe()
             self._routes.cut_short()
-            self._floor.journal.write(Happening.GPU_REFUSED, code=type(e).__name__[:48])
+            self._floor.journal.write(Happening.GPU_REFUSED, code=kind_of(e))
             self.failed.set()
             if not isinstance(e, GpuUnavailable):
                 raise
@@ -90,7 +90,7 @@ class Service:
             epoch = await asyncio.to_thread(self.booted.attester.new_epoch, number)
         except (QuoteUnavailable, GpuUnavailable) as e:
             self._next_try = floor.clock.boot() + RETRY_SECONDS
-            floor.journal.write(Happening.EPOCH_FAILED, code=type(e).__name__, number=number)
+            floor.journal.write(Happening.EPOCH_FAILED, code=kind_of(e), number=number)
             return
         floor.epochs.publish(epoch)
         # A first attempt older than the previous epoch is run_expired from now on.
@@ -118,5 +118,5 @@ class Service:
         try:
             self.booted.ledger.close()
         except OSError as e:
-            floor.journal.write(Happening.LEDGER_ERROR, code=type(e).__name__)
+            floor.journal.write(Happening.LEDGER_ERROR, code=kind_of(e))
         floor.journal.write(Happening.STOPPED)
