@@ -20,6 +20,7 @@ ATTACHED: Final = 50_000_000  # nanograms with every message; what is not used c
 MAX_ITEMS: Final = 4096  # messages of one run
 # What registry and wallet use, in gas and nanograms (docs/ton.md, Costs): an estimate; what is attached is the limit.
 GAS: Final = {"register": 7_500, "anchor": 7_000, "wallet": 2_500}
+GAS_PER_DIGIT: Final = 2_000  # more for ten times as many keys in the registry
 GAS_PRICE: Final = 400
 _LUMP, _BIT, _CELL = 400_000, 400, 40_000  # forwarding in the basechain: per message, bit and cell
 
@@ -32,11 +33,12 @@ class Item:
     seqno: int
     receipts: int
     message: Outgoing
+    keys: int  # in the registry: the deeper its dictionary, the more it costs
 
     @property
     def estimate(self) -> int:
         """What it will cost, in nanograms: the fee, carrying it in and on, running it, sending the rest back."""
-        gas = GAS[self.message.what] + GAS["wallet"]
+        gas = GAS[self.message.what] + GAS["wallet"] + GAS_PER_DIGIT * (len(str(self.keys)) - 1)
         return self.message.value - ATTACHED + 2 * forward_fee(self.message.body) + gas * GAS_PRICE + _LUMP
 
 
@@ -112,7 +114,7 @@ def _for_key(chain: KeyChain, state: RegistryState, registry: Address, *, now: i
         body = messages.register(registration, signature)
         value = state.fee + ATTACHED
         outgoing = Outgoing(to=registry, value=value, body=body, what="register")
-        items.append(Item(key=chain.key, seqno=0, receipts=0, message=outgoing))
+        items.append(Item(key=chain.key, seqno=0, receipts=0, message=outgoing, keys=len(state.enclaves)))
         seqno, head = 0, registration.hash
     elif enclave.valid_until < now:
         return _expired(chain, enclave), items
@@ -121,7 +123,7 @@ def _for_key(chain: KeyChain, state: RegistryState, registry: Address, *, now: i
     while signed := chain.statements.get(seqno + 1):
         if signed.statement.previous != head:
             return f"statement {seqno + 1} does not follow the registry's head", items
-        items.append(_anchor(chain.key, signed, registry))
+        items.append(_anchor(chain.key, signed, registry, keys=len(state.enclaves)))
         seqno, head = seqno + 1, signed.statement.hash
     return (f"statement {seqno + 1} is missing in the ledger" if seqno < chain.last else ""), items
 
@@ -131,7 +133,8 @@ def _expired(chain: KeyChain, enclave: Enclave) -> str:
     return f"the key's registration has expired with {left} statements to go" if left > 0 else ""
 
 
-def _anchor(key: bytes, signed: Signed, registry: Address) -> Item:
+def _anchor(key: bytes, signed: Signed, registry: Address, *, keys: int) -> Item:
     body = messages.anchor(key, signed.statement, signed.signature)
     outgoing = Outgoing(to=registry, value=ATTACHED, body=body, what="anchor")
-    return Item(key=key, seqno=signed.statement.seqno, receipts=signed.statement.count, message=outgoing)
+    count = signed.statement.count
+    return Item(key=key, seqno=signed.statement.seqno, receipts=count, message=outgoing, keys=keys)
