@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
+from hashlib import sha256, sha384
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from attestation.roots import used_roots
 from attestation.tdx.appraise import appraise_quote
 from attestation.tdx.collateral import MAX_COLLATERAL, Collateral
 from attestation.tdx.eventlog import LogEvent, RegisterReplay, compare, parse_event_log
+from attestation.tdx.eventlog_fault import contradicting, locate
 from attestation.tdx.measure_compare import Comparison, compare_report
 from attestation.tdx.memory import Memory
 from attestation.tdx.quote import MAX_QUOTE, Quote
@@ -145,16 +146,20 @@ def check_quote(
 
 
 def _replay(check: QuoteCheck, quote: Quote, log: tuple[LogEvent, ...]) -> None:
+    """Require a log that replays to the quote's registers, and payloads that were measured. Raises Untrusted."""
     check.registers = compare(log, quote.report.rtmr)
-    for register in check.registers[:3]:
-        if not register.equal:
+    for register in check.registers:
+        # Without events of its own, RTMR3 is kept in another log: the firmware writes none of it.
+        if not register.equal and (register.index < 3 or register.events):
+            mine = [event for event in log if event.register == register.index]
+            at = locate(mine, register.quoted)
+            where = f"rtmr{register.index}" + (f", event {at}: {mine[at].name}" if at is not None else "")
             want, got = register.quoted.hex(), register.replayed.hex()
-            raise Untrusted("EventLogReplayMismatch", f"rtmr{register.index}", want=want, got=got)
-    last = check.registers[3]
-    # Without events of its own, RTMR3 is kept in another log: the firmware writes none of it.
-    if last.events and not last.equal:
-        want, got = last.quoted.hex(), last.replayed.hex()
-        raise Untrusted("EventLogReplayMismatch", "rtmr3", want=want, got=got)
+            raise Untrusted("EventLogReplayMismatch", where, want=want, got=got)
+    for at in contradicting(log)[:1]:
+        got = sha384(log[at].payload).hexdigest()
+        where = f"event_log[{at}]: {log[at].name}"
+        raise Untrusted("EventPayloadMismatch", where, want=f"a payload of {log[at].digest.hex()}", got=got)
 
 
 def _compare_image(check: QuoteCheck, quote: Quote, image: Measured, log: tuple[LogEvent, ...] | None) -> None:

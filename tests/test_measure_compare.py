@@ -14,24 +14,27 @@ import pytest
 from click.testing import CliRunner
 
 from attestation.image import AcpiDigests
+from attestation.tdx import measure_efi
 from attestation.tdx.eventlog import LogEvent, parse_event_log
-from attestation.tdx.measure import BootFiles, Prediction, predict
+from attestation.tdx.measure import BootFiles, Predicted, Prediction, predict
 from attestation.tdx.measure_compare import Comparison, compare_report
 from attestation.tdx.measure_firmware import Firmware
 from attestation.tdx.measure_kernel import authenticode, patched
+from attestation.tdx.measure_layout import _LAYOUTS
 from attestation.tdx.quote import Quote, TdReport
 from client.commands.quote import command
 from client.measuring import acpi_document
 from client.policy_making import with_image
 from enclave.simulator.tdx_quote import QuotePlan, ReportPlan
 from tests.forged import policy_document
-from tests.image_folder import boot_files, know_firmware, write_image
+from tests.image_folder import DEBIAN_13, boot_files, know_firmware, write_image
 from tests.image_forms import SHAPE, bent, shape
 from tests.tdx_cases import NOW, Case, authority
 from tests.test_tdx_eventlog import SPEC, record
 
 AT = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
 FILES = boot_files()
+LAYOUT = _LAYOUTS[DEBIAN_13]
 ACPI = AcpiDigests(loader=b"\1" * 48, rsdp=b"\2" * 48, tables=b"\3" * 48)
 
 
@@ -40,17 +43,32 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     know_firmware(monkeypatch, FILES.firmware)
 
 
+def payload(event: Predicted) -> bytes:
+    """Give what the log of a real machine holds beside the digest, where the digest is of that."""
+    data = {"BootOrder": measure_efi.boot_order(1), "Boot0000": LAYOUT.boot_options[0]}
+    if event.type == measure_efi.EV_SEPARATOR:
+        return bytes(4)
+    if event.type == measure_efi.EV_EFI_ACTION:
+        return event.name.encode()
+    if event.type in {measure_efi.EV_EFI_VARIABLE_BOOT, measure_efi.EV_EFI_VARIABLE_DRIVER_CONFIG}:
+        vendor = {name: guid for guid, name in measure_efi.SECURE_BOOT_VARIABLES}.get(event.name)
+        value = data.get(event.name, b"")
+        lengths = len(event.name).to_bytes(8, "little") + len(value).to_bytes(8, "little")
+        return (vendor.bytes_le if vendor else bytes(16)) + lengths + event.name.encode("utf-16-le") + value
+    return b"something else"
+
+
 def logged(prediction: Prediction) -> tuple[LogEvent, ...]:
     """Give the log that a machine which measures as predicted would keep."""
     return tuple(
-        LogEvent(register=event.register, type=event.type, digest=event.digest or b"\7" * 48, payload=b"")
+        LogEvent(register=event.register, type=event.type, digest=event.digest or b"\7" * 48, payload=payload(event))
         for event in prediction.events
     )
 
 
 def binary(log: tuple[LogEvent, ...]) -> bytes:
     """Give a log as a CCEL."""
-    return SPEC + b"".join(record(event.register + 1, event.type, event.digest) for event in log)
+    return SPEC + b"".join(record(event.register + 1, event.type, event.digest, event.payload) for event in log)
 
 
 def report(mr_td: bytes, log: tuple[LogEvent, ...]) -> TdReport:
@@ -292,6 +310,21 @@ def test_a_log_that_is_not_the_quotes_explains_nothing(folder: Path) -> None:
     found = verify(folder, log, *image(folder, "--event-log", folder / "log"), event_log=good)
     assert (found["exit"], found["code"]) == (4, "EventLogReplayMismatch")
     assert parse_event_log(good)
+
+
+def test_one_changed_byte_of_a_log_names_its_event(folder: Path) -> None:
+    log = logged(predict(FILES, shape(), acpi=ACPI))
+    data = binary(log)
+    at = data.index(log[16].digest)  # the command line
+    changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    found = verify(folder, log, "--event-log", folder / "log", event_log=changed)
+    assert (found["exit"], found["code"]) == (4, "EventLogReplayMismatch")
+    assert found["error"]["where"] == "rtmr2, event 0: EV_EVENT_TAG"
+    at = data.index(b"Calling EFI")
+    changed = data[:at] + b"c" + data[at + 1 :]
+    found = verify(folder, log, "--event-log", folder / "log", event_log=changed)
+    assert (found["exit"], found["code"]) == (4, "EventPayloadMismatch")
+    assert found["error"]["where"] == "event_log[14]: EV_EFI_ACTION"
 
 
 def test_registers_that_cannot_be_computed_are_no_match(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
