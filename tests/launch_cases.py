@@ -4,11 +4,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from attestation.shape import Shape
 from enclave.image.model_disk import digest_model_disk
@@ -151,3 +157,16 @@ def launchable(
     state = folder / "state.img"
     state.write_bytes(STATE)
     return Launchable(folder=folder, image=image, config=config, operator=operator, model=model, state=state)
+
+
+def real_qemu() -> str:
+    """Give a QEMU of 10.1 or newer: named by SERICIN_QEMU_TDX, unpacked by scripts/qemu-tdx, or installed."""
+    base = os.environ.get("SERICIN_CACHE") or Path.home() / ".cache" / "sericin"
+    places = [os.environ.get("SERICIN_QEMU_TDX"), *sorted(map(str, Path(base).glob("qemu-tdx/*/qemu-system-x86_64")))]
+    for place in [*places, shutil.which("qemu-system-x86_64")]:
+        if place:
+            said = subprocess.run([place, "--version"], check=False, capture_output=True, text=True).stdout
+            version = re.search(r"version (\d+)\.(\d+)", said)
+            if version and (int(version[1]), int(version[2])) >= (10, 1):
+                return place
+    pytest.skip("no QEMU 10.1 or newer: scripts/qemu-tdx unpacks one")

@@ -50,7 +50,7 @@ PROGRAMS = {
     "qemu-system-x86_64": """case "$*" in
 --version) echo "QEMU emulator version 10.1.2 (Debian 1:10.1.2+ds-1)" ;;
 "-object help") printf 'List of user creatable objects:\\n  iommufd\\n  memory-backend-memfd\\n  tdx-guest\\n' ;;
-"-device help") echo 'name "vhost-vsock-pci", bus PCI' ;;
+"-device vhost-vsock-pci,help") printf 'vhost-vsock-pci options:\\n  guest-cid=<uint64>     -  (default: 0)\\n' ;;
 esac""",
     "ss": "echo 'v_str LISTEN 0 0 *:4050 *:*'",
     "journalctl": "echo 'Added signal handler'; echo 'About to create QgsServer with num_thread = 4'",

@@ -18,8 +18,9 @@ from enclave.commands.doctor import command, report, wanted
 from enclave.doctor.check import Finding, Status, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import MAX_FILE, Host, Unseen, plain
+from enclave.doctor.processor import OTHER_HOST
 from tests.image_forms import SHAPE, bent, shape
-from tests.launch_cases import GPU_SHAPE, launchable
+from tests.launch_cases import GPU_SHAPE, launchable, real_qemu
 from tests.recorded_host import GPU, KERNEL, SOCKET, SWITCH, RecordedHost
 
 
@@ -98,7 +99,7 @@ BENDS: dict[str, Bend] = {
     "kernel.hibernation": lambda h: h.write("proc/cmdline", "root=/dev/sda1 nohibernated\n"),
     "qemu.version": lambda h: _qemu(h, version="10.0.13"),
     "qemu.tdx": lambda h: _qemu(h, objects="sev-guest"),
-    "qemu.vsock": lambda h: _qemu(h, devices='name "virtio-blk-pci"'),
+    "qemu.vsock": lambda h: _qemu(h, device="Device not found"),
     "memory.free": lambda h: h.write("proc/meminfo", "MemFree: 250000000 kB\nMemAvailable:   4194303 kB\n"),
     "memory.nodes": lambda h: h.write("sys/devices/system/node/online", "0\n"),
     "vsock.host": lambda h: h.remove("dev/vhost-vsock"),
@@ -117,14 +118,14 @@ BENDS: dict[str, Bend] = {
 }
 
 
-def _qemu(host: RecordedHost, *, version: str = "10.1.2", objects: str = "tdx-guest", devices: str = "") -> None:
-    devices = devices or 'name "vhost-vsock-pci", bus PCI'
+def _qemu(host: RecordedHost, *, version: str = "10.1.2", objects: str = "tdx-guest", device: str = "") -> None:
+    device = device or "  guest-cid=<uint64>"
     host.program(
         "qemu-system-x86_64",
         f"""case "$*" in
 --version) echo 'QEMU emulator version {version} (Debian)' ;;
 "-object help") echo '  {objects}' ;;
-"-device help") echo '{devices}' ;;
+"-device vhost-vsock-pci,help") echo '{device}' ;;
 esac""",
     )
 
@@ -213,6 +214,20 @@ class TestRoot:
         host.remove("dev/kmsg")
         assert wrong(host) == {"kernel.keyids": "unseen"}
         assert "root" in look(host)["kernel.keyids"].mend
+
+
+def test_another_makers_processor_is_said_plainly(host: RecordedHost) -> None:
+    host.write("proc/cpuinfo", "vendor_id\t: AuthenticAMD\nmodel name\t: EPYC\nflags\t: fpu\n")
+    names = {"cpu.tdx", "bios.tme", "bios.seam", "bios.keys", "bios.sgx", "cpu.production"}
+    assert wrong(host) == dict.fromkeys(names, "fails")
+    assert {look(host)[name].mend for name in names} == {OTHER_HOST}
+
+
+def test_a_real_qemu_answers_as_the_recorded_one() -> None:
+    """Skipped without one; the words that are looked for are a real program's."""
+    program = real_qemu()
+    found = {f.name: f.status.value for f in examine(CHECKS, Host(), Wanted(qemu=program)) if f.name[:4] == "qemu"}
+    assert found == {"qemu.version": "ok", "qemu.tdx": "ok", "qemu.vsock": "ok", "qemu.firmware": "not needed"}
 
 
 class TestQemu:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 from hashlib import sha384
 from pathlib import Path
@@ -21,7 +19,7 @@ from attestation import qemu
 from enclave.commands.launch import command
 from enclave.image.devices import HEALTH_PORT
 from tests.image_forms import CMDLINE, SHAPE, bent, shape
-from tests.launch_cases import EMULATED, GPU_SHAPE, Launchable, config_for, launchable
+from tests.launch_cases import EMULATED, GPU_SHAPE, Launchable, config_for, launchable, real_qemu
 
 
 @pytest.fixture
@@ -206,21 +204,6 @@ def test_the_config_alone_moves_the_config_register(here: Path) -> None:
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     assert len(changed) == 1
     assert "mrconfigid" in changed[0][0]
-
-
-# A real QEMU of 10.1 or newer, named by SERICIN_QEMU_TDX, unpacked by scripts/qemu-tdx, or installed.
-
-
-def real_qemu() -> str:
-    base = os.environ.get("SERICIN_CACHE") or Path.home() / ".cache" / "sericin"
-    places = [os.environ.get("SERICIN_QEMU_TDX"), *sorted(map(str, Path(base).glob("qemu-tdx/*/qemu-system-x86_64")))]
-    for place in [*places, shutil.which("qemu-system-x86_64")]:
-        if place:
-            said = subprocess.run([place, "--version"], check=False, capture_output=True, text=True).stdout
-            version = re.search(r"version (\d+)\.(\d+)", said)
-            if version and (int(version[1]), int(version[2])) >= (10, 1):
-                return place
-    pytest.skip("no QEMU 10.1 or newer: scripts/qemu-tdx unpacks one")
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,8 @@ def _object(host: Host, wanted: Wanted) -> Outcome:
 
 
 def _vsock_device(host: Host, wanted: Wanted) -> Outcome:
-    listed = host.output(wanted.qemu, "-device", "help")
-    there = '"vhost-vsock-pci"' in listed
-    return decides("vhost-vsock-pci is listed" if there else "vhost-vsock-pci is not listed", good=there)
+    there = "guest-cid=" in host.output(wanted.qemu, "-device", "vhost-vsock-pci,help")
+    return decides("vhost-vsock-pci has its guest-cid" if there else "no device vhost-vsock-pci", good=there)
 
 
 def _firmware(_: Host, wanted: Wanted) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Final
 from .check import Check, Outcome, Wanted, decides, fails
 from .host import Host
 
+OTHER_HOST: Final = "use a host with an Intel Xeon that has TDX (fifth generation, or a fourth that lists it)"
 _BIOS: Final = "in the firmware setup"
 
 
@@ -22,16 +23,22 @@ def _cpu(host: Host, _: Wanted) -> Outcome:
     if "tdx_host_platform" in fields.get("flags", "").split():
         return decides(f"{model}, tdx_host_platform", good=True)
     if fields.get("vendor_id") != "GenuineIntel":
-        return fails(
-            f"{model}, not an Intel processor", "use a host with a Xeon of the fourth generation or newer that has TDX"
-        )
+        return fails(f"{model}, not an Intel processor", OTHER_HOST)
     return fails(f"{model} without tdx_host_platform")
 
 
-def _bit(host: Host, register: int, bit: int, *, want: int, name: str) -> Outcome:
+def _register(host: Host, register: int) -> int | Outcome:
+    """Read a register; where there can be none, give the outcome that says so."""
+    if "GenuineIntel" not in (host.text("/proc/cpuinfo") or ""):
+        return fails("not an Intel processor", OTHER_HOST)
     value = host.msr(register)
-    if value is None:
-        return fails(f"this processor has no register {register:#x}")
+    return fails(f"this processor has no register {register:#x}") if value is None else value
+
+
+def _bit(host: Host, register: int, bit: int, *, want: int, name: str) -> Outcome:
+    value = _register(host, register)
+    if isinstance(value, Outcome):
+        return value
     got = value >> bit & 1
     return decides(f"{name} is {got} ({register:#x} = {value:#x})", good=got == want)
 
@@ -49,16 +56,16 @@ def _production(host: Host, _: Wanted) -> Outcome:
 
 
 def _keys(host: Host, _: Wanted) -> Outcome:
-    value = host.msr(0x87)
-    if value is None:
-        return fails("this processor has no register 0x87")
+    value = _register(host, 0x87)
+    if isinstance(value, Outcome):
+        return value
     return decides(f"{value >> 32} private keys", good=value >> 32 > 0)
 
 
 def _mcheck(host: Host, _: Wanted) -> Outcome:
-    value = host.msr(0xA0)
-    if value is None:
-        return fails("this processor has no register 0xa0")
+    value = _register(host, 0xA0)
+    if isinstance(value, Outcome):
+        return value
     return decides(f"MCHECK result {value:#x}", good=value == 0)
 
 
