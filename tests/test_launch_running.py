@@ -239,6 +239,7 @@ def test_a_machine_that_ends_by_itself_says_its_last_words(tmp_path: Path, begin
     assert "Kernel panic - not syncing: verity" in err
     assert "played: something is missing" in err
     assert "QEMU's status is 3" in err
+    assert "sericin doctor --shape" in err
     assert "\x1b" not in err, "a guest steers no terminal"
     nothing_left(tmp_path, row)
 

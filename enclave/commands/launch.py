@@ -166,6 +166,8 @@ def _launch(plan: Plan, options: launching.Options, records: Records, console: P
         for word in words:
             click.echo(word, err=True)
         click.echo(f"sericin launch: {plan.name} ended by itself, QEMU's status is {ended.status}", err=True)
+        if plan.shape.machine == "tdx":
+            click.echo("`sericin doctor --shape SHAPE --image DIR` says what this host lacks for it", err=True)
         raise SystemExit(EXIT_GUEST)
     if ended.asked is SIGINT:
         raise SystemExit(EXIT_INTERRUPTED)
