@@ -237,6 +237,15 @@ def test_a_link_back_goes_back_to_a_block_that_the_state_names() -> None:
     refuse("BlockProofInvalid", "link.to.key_block", replace(good, to_key_block=True).verify)
 
 
+def test_a_link_back_to_a_block_that_the_state_does_not_name() -> None:
+    made = TonChain(seed=SEED, now=NOW)
+    made.append(now=NOW + 5, bends=Bends(header={"seqno": 0}))
+    made.append(now=NOW + 10)
+    link = back(3, 2, made)
+    nowhere = replace(link, target=replace(link.target, seqno=0), state_proof=back(3, 1, made).state_proof)
+    assert refuse("TrustPathInvalid", "link.to", nowhere.verify).want == "the block that the state names"
+
+
 def test_a_link_back_names_key_blocks_as_the_state_does() -> None:
     made = bent_chain(key_block=1)  # the header says key block, later states do not
     refuse("BlockProofInvalid", "link.to.key_block", back(6, 3, made).verify)
@@ -316,6 +325,14 @@ def test_links_are_of_the_masterchain_and_of_a_known_kind() -> None:
     refuse("MalformedTrustPath", "signatures", read_link, bytes(data).replace(signed, many))
 
 
+def test_links_are_bounded() -> None:
+    half = bytes(128 * 1024)
+    long = replace(forward(4, 8), dest_proof=half, config_proof=half).encode()
+    assert "at most" in refuse("MalformedTrustPath", "link", read_link, long).want
+    longer = replace(forward(4, 8), dest_proof=half + b"\0").encode()
+    assert "at most" in refuse("MalformedTrustPath", "dest_proof", read_link, longer).want
+
+
 def test_answers_are_bounded_and_read_to_the_end() -> None:
     data = chain().partial_proof(chain().forward_path(1, 10), source=1, target=10)
     refuse("MalformedTrustPath", "answer", PartialProof.decode, data + b"\0\0\0\0")
@@ -323,7 +340,9 @@ def test_answers_are_bounded_and_read_to_the_end() -> None:
     refuse("MalformedTrustPath", "", PartialProof.decode, data[:-1])
     count = 8 + 160
     refuse("MalformedTrustPath", "steps", PartialProof.decode, data[:count] + (MAX_STEPS + 1).to_bytes(4, "little"))
-    refuse("MalformedTrustPath", "answer", PartialProof.decode, bytes(MAX_STEPS * MAX_LINK + 1))
+    assert (
+        "at most" in refuse("MalformedTrustPath", "answer", PartialProof.decode, bytes(MAX_STEPS * MAX_LINK + 1)).want
+    )
 
 
 # ---- TL
