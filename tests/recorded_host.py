@@ -72,6 +72,7 @@ class RecordedHost:
         for name, script in PROGRAMS.items():
             self.program(name, script)
         self.registers(REGISTERS)
+        self.width(52)
         self.cache(cache)
         self.device(GPU, "0x030200", driver="vfio-pci")
 
@@ -99,6 +100,12 @@ class RecordedHost:
         for register, value in values.items():
             os.pwrite(fd, value.to_bytes(8, "little"), register)
         os.close(fd)
+
+    def width(self, bits: int) -> None:
+        """Lay CPUID's leaf 0x80000008 into a sparse file."""
+        with (self.root / "dev/cpu/0/cpuid").open("wb") as file:
+            file.seek(0x80000008)
+            file.write(bytes([bits, 57]) + bytes(14))
 
     def log(self, *lines: str) -> None:
         self.write("dev/kmsg", "".join(f"6,{i},{1000 * i},-;{line}\n" for i, line in enumerate(lines)))

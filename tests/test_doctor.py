@@ -71,7 +71,7 @@ def wrong(host: RecordedHost, wanted: Wanted | None = None) -> dict[str, str]:
 
 def test_names_are_stable_and_each_once() -> None:
     names = [check.name for check in CHECKS]
-    assert len(set(names)) == len(names) == 34
+    assert len(set(names)) == len(names) == 35
     assert all(check.want and check.mend for check in CHECKS)
 
 
@@ -79,7 +79,7 @@ def test_a_good_host_has_nothing_to_mend(host: RecordedHost) -> None:
     found = look(host)
     assert {name: f.found for name, f in found.items() if not f.holds} == {}
     needless = {name for name, f in found.items() if f.status is Status.NOT_NEEDED}
-    assert needless == {"qemu.firmware", "gpu.switches"}
+    assert needless == {"qemu.firmware", "gpu.switches", "cpu.width"}
     assert not any(f.mend for f in found.values())
 
 
@@ -156,7 +156,12 @@ def test_the_rest_of_the_checks_fail_alone_where_a_shape_asks(host: RecordedHost
     assert wrong(host, Wanted(firmware=(str(firmware), bytes(32)))) == {"qemu.firmware": "fails"}
     assert wrong(host, Wanted(firmware=(str(tmp_path / "none"), bytes(32)))) == {"qemu.firmware": "unseen"}
     assert wrong(host, Wanted(memory=1 << 50)) == {"memory.free": "fails"}
-    covered = {*BENDS, "gpu.present", "qemu.firmware", "gpu.switches", "kernel.module"}
+    assert wrong(host, Wanted(phys_bits=52)) == {}
+    assert wrong(host, Wanted(phys_bits=46)) == {"cpu.width": "fails"}
+    assert "phys_bits to 52" in look(host, Wanted(phys_bits=46))["cpu.width"].mend
+    host.remove("dev/cpu/0/cpuid")
+    assert wrong(host, Wanted(phys_bits=52)) == {"cpu.width": "unseen"}
+    covered = {*BENDS, "cpu.width", "gpu.present", "qemu.firmware", "gpu.switches", "kernel.module"}
     assert covered == {check.name for check in CHECKS}
 
 
@@ -367,6 +372,7 @@ class TestHostileHost:
             "memory.nodes",
             "vsock.alone",
             "qemu.firmware",
+            "cpu.width",
             *(name for name in found if name.startswith("gpu.")),
         }
 
@@ -380,7 +386,7 @@ class TestShape:
 
     def test_what_a_shape_wants(self) -> None:
         asked = wanted(shape(), firmware=None, qemu="q")
-        assert asked == Wanted(qemu="q", release=(10, 1), memory=2 << 30, gpus=(), quote_socket=SOCKET)
+        assert asked == Wanted(qemu="q", release=(10, 1), memory=2 << 30, phys_bits=46, gpus=(), quote_socket=SOCKET)
         over_vsock = wanted(shape(bent(GPU_SHAPE, "host/quote_socket", "vsock:2:4051")), firmware=None, qemu="q")
         assert (over_vsock.quote_socket, over_vsock.quote_port, over_vsock.gpus) == (None, 4051, (GPU,))
         assert over_vsock.memory == 96 << 30

@@ -67,6 +67,7 @@ def wanted(shape: Shape | None, *, firmware: tuple[str, bytes] | None, qemu: str
         qemu=qemu,
         release=shape.qemu,
         memory=shape.memory,
+        phys_bits=shape.phys_bits,
         gpus=shape.host.gpus,
         quote_socket=rest if kind == "unix" else None,
         quote_port=int(rest.rpartition(":")[2]) if kind == "vsock" else QUOTE_PORT,

@@ -30,6 +30,7 @@ class Wanted:
     qemu: str = "qemu-system-x86_64"
     release: tuple[int, int] | None = None  # of QEMU, exactly; None: any that knows TDX
     memory: int = 4 << 30  # bytes
+    phys_bits: int | None = None  # width of the shape's addresses; None: no shape
     gpus: tuple[str, ...] | None = None  # PCI addresses of the shape's GPUs; None: whatever the host has
     quote_socket: str | None = None  # path of the quote service's unix socket; None: a vsock port
     quote_port: int = QUOTE_PORT

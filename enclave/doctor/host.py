@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import socket
+import struct
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -86,24 +87,37 @@ class Host:
 
         Raises Unseen without the msr device or without the right to read it.
         """
-        device = "/dev/cpu/0/msr"
+        raw = self._device("msr", register, 8)
+        return None if raw is None else int.from_bytes(raw, "little")
+
+    def cpuid(self, leaf: int) -> tuple[int, int, int, int]:
+        """Give EAX, EBX, ECX and EDX of a CPUID leaf of processor 0. Raises Unseen without the cpuid device."""
+        raw = self._device("cpuid", leaf, 16)
+        if raw is None:
+            raise Unseen(f"no CPUID leaf {leaf:#x}")
+        eax, ebx, ecx, edx = struct.unpack("<4I", raw)
+        return eax, ebx, ecx, edx
+
+    def _device(self, kind: str, at: int, size: int) -> bytes | None:
+        """Read what the msr and cpuid devices give at an offset, which is the register's or leaf's number."""
+        device = f"/dev/cpu/0/{kind}"
         try:
             fd = os.open(self.path(device), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise Unseen(f"no {device}", "run `modprobe msr` as root, then look again") from None
+            raise Unseen(f"no {device}", f"run `modprobe {kind}` as root, then look again") from None
         except OSError as e:
             raise Unseen(f"{device}: {e.strerror}", AS_ROOT) from None
         try:
-            raw = os.pread(fd, 8, register)
+            raw = os.pread(fd, size, at)
         except OSError as e:
             if e.errno == errno.EIO:
                 return None
             raise Unseen(f"{device}: {e.strerror}") from None
         finally:
             os.close(fd)
-        if len(raw) != 8:
-            raise Unseen(f"{device}: register {register:#x} gave {len(raw)} bytes")
-        return int.from_bytes(raw, "little")
+        if len(raw) != size:
+            raise Unseen(f"{device}: {at:#x} gave {len(raw)} bytes")
+        return raw
 
     def kernel_log(self) -> tuple[str, ...]:
         """Give the messages of this boot's kernel, the oldest first. Raises Unseen where nobody may read them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .check import Check, Outcome, Wanted, decides, fails
+from .check import Check, Outcome, Wanted, decides, fails, not_needed
 from .host import Host
 
 OTHER_HOST: Final = "use a host with an Intel Xeon that has TDX (fifth generation, or a fourth that lists it)"
@@ -69,6 +69,15 @@ def _mcheck(host: Host, _: Wanted) -> Outcome:
     return decides(f"MCHECK result {value:#x}", good=value == 0)
 
 
+def _width(host: Host, wanted: Wanted) -> Outcome:
+    if wanted.phys_bits is None:
+        return not_needed("no shape given: --shape FILE compares its phys_bits")
+    # CPUID's own number: the kernel's in /proc/cpuinfo is less by the bits that hold key ids.
+    width = host.cpuid(0x80000008)[0] & 0xFF
+    mend = f"set phys_bits to {width} in the shape; it is another shape then, with an RTMR0 of its own to measure"
+    return decides(f"{width} bits, the shape says {wanted.phys_bits}", good=width == wanted.phys_bits, mend=mend)
+
+
 CHECKS: Final = (
     Check(
         name="cpu.tdx",
@@ -100,5 +109,11 @@ CHECKS: Final = (
         want="a production processor",
         mend="use a production processor: Intel certifies no other",
         look=_production,
+    ),
+    Check(
+        name="cpu.width",
+        want="physical addresses as wide as the shape says: TDX takes no other",
+        mend="set the shape's phys_bits to the processor's",
+        look=_width,
     ),
 )
