@@ -72,7 +72,7 @@ class Lane:
         self._model = model
         self._context = context
         self._ubatch = ubatch
-        self._chunk = chunk
+        self._chunk = min(chunk, ubatch)
         self._now = now
         self._batch = Batch(ubatch + slots, slots)
         self._slots = Slots(context, slots, reuse=not model.recurrent, now=now)

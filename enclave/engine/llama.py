@@ -54,6 +54,8 @@ class LlamaEngine:
         self._cancels: deque[tuple[str, int]] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._broken = False
+        self._readers = 0  # threads that read a vocabulary now: the models are freed after the last one
         self._loaded = threading.Event()
         self._error: BaseException | None = None
         self._outbox = Outbox()
@@ -80,6 +82,19 @@ class LlamaEngine:
         served = self._served.get(job.model)
         if served is None:
             return Admission(accepted=False, code="model_unknown", field="model")
+        with self._wake:
+            if self._closed:
+                code = "engine_failed" if self._broken else "busy"
+                return Admission(accepted=False, code=code, retry_after=0 if self._broken else 1)
+            self._readers += 1
+        try:
+            return self._plan(job, served)
+        finally:
+            with self._wake:
+                self._readers -= 1
+                self._wake.notify_all()
+
+    def _plan(self, job: Job, served: _Served) -> Admission:
         config = served.config
         try:
             request = read_request(job.endpoint, job.body, model=job.model)
@@ -104,7 +119,7 @@ class LlamaEngine:
                 seconds = served.lane.speed.retry_after(waiting, len(plan.prompt), plan.limit)
                 return Admission(accepted=False, code="busy", retry_after=seconds)
             self._jobs[job.job_id] = job.model
-            self._wake.notify()
+            self._wake.notify_all()
         return Admission(accepted=True)
 
     def cancel(self, job_id: int) -> None:
@@ -120,8 +135,11 @@ class LlamaEngine:
             self._wake.notify()
 
     def events(self, timeout: float) -> list[EngineEvent]:
-        """Wait up to `timeout` seconds for one step's events."""
-        return self._outbox.get(timeout)
+        """Wait up to `timeout` seconds for one step's events. Raises NativeError once a broken engine's are told."""
+        events = self._outbox.get(timeout)
+        if self._broken and not events:
+            raise NativeError("the engine has ended")
+        return events
 
     def close(self) -> None:
         """Cancel what runs, wipe, and free the models."""
@@ -146,10 +164,24 @@ class LlamaEngine:
             self._loaded.set()
             return
         self._loaded.set()
-        while self._wait():
-            for served in self._served.values():
-                self._turn(served)
+        try:
+            while self._wait():
+                for served in self._served.values():
+                    self._turn(served)
+        except Exception:  # noqa: BLE001 - whatever ends the engine must not leave its jobs waiting for ever
+            self._break()
         self._free()
+
+    def _break(self) -> None:
+        """Fail every job and take no more: something happened that this engine was not made for."""
+        events: list[EngineEvent] = []
+        with self._wake:
+            self._closed = True
+            for served in self._served.values():
+                served.lane.fail_all("engine_failed", events)
+            self._jobs.clear()
+        self._outbox.put(events)
+        self._broken = True  # only now: `events` tells what is in the box before it raises
 
     def _wait(self) -> bool:
         """Sleep until there is work; False when the engine is closed and empty."""
@@ -235,6 +267,10 @@ class LlamaEngine:
         return _Served(config=config, record=record.encode(), model=model, context=context, maker=maker, lane=lane)
 
     def _free(self) -> None:
+        with self._wake:
+            self._closed = True
+            while self._readers:
+                self._wake.wait()
         for served in self._served.values():
             served.lane.forget_prefixes()
             served.context.free()
