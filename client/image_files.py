@@ -44,19 +44,29 @@ def no_progress(_name: str, _size: int) -> None:
 
 
 def read_image(folder: Path, *, key: bytes | None = None, progress: Progress = no_progress) -> ImageFiles:
-    """Read an image directory and check every file against its manifest.
+    """Read an image directory and check its signature, where it has one, and every file against its manifest.
 
     `key` (32 bytes) must have signed the manifest, when given. Raises Untrusted for a file or signature that is not as
     the manifest says, Malformed for a manifest or boot file that is none, UsageFault for a file that cannot be read.
+    """
+    data = read_file(folder / MANIFEST, limit=MAX_MANIFEST)
+    return _read(folder, data, signer=_signer(folder, data, key), progress=progress)
 
-    1. the manifest, canonical; its signature
+
+def check_image(folder: Path, *, progress: Progress = no_progress) -> ImageFiles:
+    """Check every file of an image against its manifest, whoever signed it. Raises as `read_image` does."""
+    return _read(folder, read_file(folder / MANIFEST, limit=MAX_MANIFEST), signer=None, progress=progress)
+
+
+def _read(folder: Path, data: bytes, *, signer: bytes | None, progress: Progress) -> ImageFiles:
+    """Hold a directory to the manifest `data`.
+
+    1. the manifest, canonical
     2. size and SHA-256 of every file
     3. the root file system's hash tree, and the tree file
     4. firmware, kernel and initrd measure to what the manifest says
     """
-    data = read_file(folder / MANIFEST, limit=MAX_MANIFEST)
-    manifest = ImageManifest.parse(data)
-    signer = _signer(folder, data, key)  # 1
+    manifest = ImageManifest.parse(data)  # 1
     rootfs = manifest.rootfs
     tree = Tree(rootfs.salt)
     for record in manifest.files:  # 2

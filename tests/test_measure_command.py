@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
 from hashlib import sha256, sha384
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation import cbor, runtime_log
 from attestation.image import ImageManifest, ImageSignature
@@ -285,6 +288,33 @@ def test_a_signature_is_shown_and_a_key_demands_one(image: Path) -> None:
     assert measured(image)["code"] == "ManifestSignatureInvalid"
     (image / "manifest.sig").write_bytes(b"{}")
     assert measured(image)["exit"] == 3
+
+
+def sign(image: Path, key: Path) -> int:
+    main: Any = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "sign-image"))["main"]
+    return int(main([str(image), str(key)]))
+
+
+def test_an_image_is_signed_by_script(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = image.parent / "key.pem"
+    key.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (image / "manifest.sig").write_bytes(b"of an earlier build")
+    assert sign(image, key) == 0
+    assert capsys.readouterr().out.strip() == PUBLIC.hex()
+    assert measured(image, "--key", PUBLIC.hex())["ok"] is True
+
+
+def test_nothing_is_signed_that_does_not_hold(image: Path) -> None:
+    key, other = image.parent / "key.pem", image.parent / "other.pem"
+    key.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    curve = ec.generate_private_key(ec.SECP256R1())
+    other.write_bytes(curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert sign(image, other) == 2
+    assert sign(image, image / "initrd") == 2
+    assert sign(image, image.parent / "none") == 2
+    (image / "initrd").write_bytes(b"evil")
+    assert sign(image, key) == 4
+    assert not (image / "manifest.sig").exists()
 
 
 def test_the_tree_is_what_the_builder_and_a_second_implementation_compute() -> None:
