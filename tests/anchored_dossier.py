@@ -80,7 +80,7 @@ def keep_one(folder: Path) -> Kept:
     with in_box(folder, None, now=int(now.timestamp())) as ton:
         _anchor(ton, {boot.receipt_key: head, bytes(32): head, b"\xff" * 32: head})
         located = locate(dossier, ledger)
-        proof = with_chain(ton.network, lambda chain: prove_anchoring(chain, ton.network, located, now=now))
+        proof = with_chain(ton.network, lambda chain: prove_anchoring(chain, ton.network, located, now=now, path=True))
         block = proof.anchoring.reading.block
         for _ in range(3):
             ton.do(ton.box.block)

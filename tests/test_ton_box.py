@@ -43,7 +43,7 @@ def publisher(ton: InBox, wallet: Wallet, chain: ChainView, network: Network | N
 
 def run(ton: InBox, wallet: Wallet, *boots: Boot) -> Report:
     chains = read_chains(write_ledger(ton.folder / "ledger", boots))
-    with held_outbox(ton.folder / "outbox", wallet.address(GLOBAL_ID), ton.network.init_block.root_hash) as outbox:
+    with held_outbox(ton.folder / "outbox", wallet.address(GLOBAL_ID), GLOBAL_ID) as outbox:
         return with_chain(ton.network, lambda chain: publisher(ton, wallet, chain).run(chains, outbox))
 
 
@@ -167,9 +167,8 @@ def test_two_runs_at_once_do_not_share_a_wallet(ton: InBox) -> None:
     wallet, _ = ton.wallet()
     boot = Boot()
     boot.batch()
-    root = ton.network.init_block.root_hash
     with (
-        held_outbox(ton.folder / "outbox", wallet.address(GLOBAL_ID), root),
+        held_outbox(ton.folder / "outbox", wallet.address(GLOBAL_ID), GLOBAL_ID),
         pytest.raises(UsageFault, match="another anchor command"),
     ):
         run(ton, wallet, boot)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from client.errors import ClientError, Unreachable
 from client.ton import chain as chain_module
 from client.ton import liteserver
 from client.ton.chain import with_chain
-from client.ton.network import LiteServerAddress, Network
+from client.ton.network import LiteServerAddress, Network, block_json
 from client.ton.registry_view import RegistryView, view_registry
 from enclave.simulator.ton_answers import TonAnswers, error
 from enclave.simulator.ton_chain import Bends, TonChain
@@ -86,14 +87,40 @@ def caught(ton: InBox, lie: type[TonAnswers], code: str, where: str = "") -> Non
 def test_an_honest_server_is_believed_over_several_answers(ton: InBox) -> None:
     found = view(ton)
     assert (found.block.seqno, found.balance) == (ton.box.chain.head.seqno, 2 * 10**9)
-    assert len(asyncio.run(_links(ton))) == 3  # over two key blocks, two links to an answer
+    path = with_chain(ton.network, lambda chain: chain.trust_path(found.block))
+    assert path is not None
+    assert len(path.links) == 3  # over two key blocks, two links to an answer
 
 
-async def _links(ton: InBox) -> tuple[Any, ...]:
-    async with liteserver.LiteServer(ton.network.lite_servers[0]) as server:
-        chain = chain_module.ChainView(server, ton.network.init_block)
-        await chain.head()
-        return chain.links
+def test_the_way_that_was_gone_is_remembered_and_nothing_else_is(ton: InBox, tmp_path: Path) -> None:
+    network = ton.network
+
+    def go() -> tuple[int, int]:
+        async def job(chain: chain_module.ChainView) -> tuple[int, int]:
+            start = chain.key_block.seqno
+            return start, (await chain.head()).seqno
+
+        return with_chain(network, job, remember=tmp_path)
+
+    head = ton.box.chain.head.seqno
+    assert go() == (1, head)
+    assert go() == (16, head)  # the newest key block
+    (file,) = tmp_path.glob("*.json")
+    assert file.name == f"{network.init_block.root_hash.hex()}.json"
+    kept = file.read_bytes()
+    for bad in (b"", b"{}", kept[:-9], kept.replace(b'"seqno": 16', b'"seqno": 0')):
+        file.write_bytes(bad)
+        assert go() == (1, head)
+    file.write_bytes(kept.replace(b'"root_hash": "', b'"root_hash": "0')[:-2] + b"}")
+    assert go() == (1, head)
+
+
+def test_a_forged_checkpoint_leads_nowhere(ton: InBox, tmp_path: Path) -> None:
+    """Whoever writes into the user's own state directory can stop them, and still signs nothing."""
+    path = tmp_path / f"{ton.network.init_block.root_hash.hex()}.json"
+    path.write_text(json.dumps(block_json(replace(ton.network.init_block, seqno=8))))
+    with pytest.raises((AttestationError, ClientError)):
+        with_chain(ton.network, lambda chain: chain.head(), remember=tmp_path)
 
 
 def test_an_account_that_is_not_there_is_proved_absent(ton: InBox) -> None:

@@ -65,21 +65,28 @@ def command(wallet_path: Path, network_path: Path, ledger_path: Path | None, *, 
         raise UsageFault('which ledger? Name it with --ledger FILE, or as "ledger" in the network file')
     chains = read_chains(ledger)
     require_machines(network, chains.values(), global_id=None)
+    remember = state_dir() / "ton"
     with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
 
         def publisher(chain: ChainView) -> Publisher:
             return Publisher(chain, network=network, wallet=wallet, now=wall_clock, step=status.update)
 
-        plan, seen = with_chain(network, lambda chain: publisher(chain).plan(chains))
+        plan, seen = with_chain(
+            network, lambda chain: publisher(chain).plan(chains), remember=remember, step=status.update
+        )
         if not as_json:
             _show_plan(plan, seen, network, wallet, chains)
-        if dry_run:
-            report = None
-        else:
-            with held_outbox(
-                state_dir() / "anchor", wallet.address(seen.view.global_id), network.init_block.root_hash
-            ) as outbox:
-                report = with_chain(network, lambda chain: publisher(chain).run(chains, outbox), seconds=RUN_SECONDS)
+        report = None
+        if not dry_run:
+            global_id = seen.view.global_id
+            with held_outbox(state_dir() / "anchor", wallet.address(global_id), global_id) as outbox:
+                report = with_chain(
+                    network,
+                    lambda chain: publisher(chain).run(chains, outbox),
+                    seconds=RUN_SECONDS,
+                    remember=remember,
+                    step=status.update,
+                )
     blocked = plan.blocked if report is None else report.blocked
     if as_json:
         outcome = {"ok": not blocked, "code": BLOCKED if blocked else None, "exit": 5 if blocked else 0}

@@ -28,7 +28,7 @@ from ..output import (
     show_findings,
     write_file,
 )
-from ..settings import choose_policy
+from ..settings import choose_policy, state_dir
 from ..ton.chain import with_chain
 from ..ton.network import Network
 from ..ton.proving import locate, prove_anchoring, with_anchoring
@@ -154,14 +154,15 @@ def prove(file: Path, network_path: Path, ledger_path: Path | None, path_file: P
         raise UsageFault('which ledger? Name it with --ledger FILE, or as "ledger" in the network file')
     dossier = Dossier.decode(read_file(file, limit=MAX_DOSSIER))
     located = locate(dossier, ledger)
-    with console(stderr=True).status(f"reading {network.registry} on {network.name}"):
-        proof = with_chain(network, lambda chain: prove_anchoring(chain, network, located, now=wall_clock()))
+    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
+        proof = with_chain(
+            network,
+            lambda chain: prove_anchoring(chain, network, located, now=wall_clock(), path=path_file is not None),
+            remember=state_dir() / "ton",
+            step=status.update,
+        )
     write_file(file, with_anchoring(dossier, proof.anchoring))
-    if path_file is not None:
-        if proof.path is None:
-            raise UsageFault(
-                "the init block itself is the proof's block: no trust path is needed, and none was written"
-            )
+    if path_file is not None and proof.path is not None:
         write_file(path_file, proof.path.encode())
     fields = proof.describe()
     if as_json:
@@ -174,7 +175,7 @@ def prove(file: Path, network_path: Path, ledger_path: Path | None, path_file: P
     )
     block = proof.anchoring.reading.block.seqno
     out.print(f"registry {fields['registry']} at block {block}; {fields['bytes']} bytes of proof")
-    if proof.path is None:
+    if path_file is not None and proof.path is None:
         out.print("the network's init block itself is that block: no trust path is needed")
     elif path_file is not None:
         out.print(f"{path_file}: {fields['links']} links from block {network.init_block.seqno}")

@@ -15,6 +15,7 @@ from attestation.window import rfc3339
 
 from ..attested import wall_clock
 from ..output import console, parse_time, print_json, reports_errors
+from ..settings import state_dir
 from ..ton.amounts import gram
 from ..ton.chain import MAX_AGE, with_chain
 from ..ton.network import PUBLIC_IDS, Network, block_json
@@ -54,8 +55,13 @@ def show(network_path: Path, max_age: int, at_text: str | None, *, as_json: bool
     """
     network = Network.read(network_path)
     now = parse_time(at_text) or wall_clock()
-    with console(stderr=True).status(f"reading {network.registry} on {network.name}"):
-        view = with_chain(network, lambda chain: view_registry(chain, network.registry, now=now, max_age=max_age))
+    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
+        view = with_chain(
+            network,
+            lambda chain: view_registry(chain, network.registry, now=now, max_age=max_age),
+            remember=state_dir() / "ton",
+            step=status.update,
+        )
     if as_json:
         print_json({"ok": True, "code": None, "exit": 0, "network": network.name, **describe(view, now=now)})
     else:

@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Final, TypeVar
 
 from attestation.errors import AttestationError, Malformed, Refused, Untrusted
@@ -23,6 +24,7 @@ from attestation.ton.trustpath import MAX_LINKS, MAX_PATH, TrustPath
 
 from ..errors import Unreachable
 from . import queries
+from .checkpoint import Checkpoint
 from .liteserver import LiteServer
 from .network import Network
 
@@ -42,20 +44,25 @@ class Read:
 
 
 class ChainView:
-    """What the user of `trusted` may believe. `links` lead from there to the newest block seen so far."""
+    """What the user of `trusted` may believe, starting at `start`: a key block that was verified from there before."""
 
-    def __init__(self, server: LiteServer, trusted: BlockId) -> None:
+    def __init__(
+        self,
+        server: LiteServer,
+        trusted: BlockId,
+        *,
+        start: BlockId | None = None,
+        step: Callable[[str], None] | None = None,
+    ) -> None:
         self._server = server
         self._trusted = trusted
-        self._head = trusted
-        self._to_key: tuple[Link, ...] = ()  # from the trusted block to the newest key block
-        self._rest: tuple[Link, ...] = ()  # from there to the head
-        self.trusted = trusted
+        self._step = step
+        self._head = self._key = start or trusted
 
     @property
-    def links(self) -> tuple[Link, ...]:
-        """The verified links from the trusted block to the newest one; none when they are the same."""
-        return self._to_key + self._rest
+    def key_block(self) -> BlockId:
+        """The newest key block that was verified; where the next run may start."""
+        return self._key
 
     async def ask(self, query: bytes) -> bytes:
         """Ask the lite server anything. Raises Unreachable."""
@@ -69,21 +76,15 @@ class ChainView:
         if said.seqno <= self._head.seqno:
             want = f"block {self._head.seqno} or a later one"
             raise Untrusted("TrustPathInvalid", "head", want=want, got=str(said))
-        start = self._to_key[-1].target if self._to_key else self._trusted
-        links = await self.path(start, said)
-        keys = sum(link.to_key_block for link in links)
-        self._to_key += links[:keys]
-        self._rest = links[keys:]
+        async for link in self._way(self._key, said):
+            if link.to_key_block:
+                self._key = link.target
         self._head = said
         return said
 
-    async def path(self, source: BlockId, target: BlockId) -> tuple[Link, ...]:
-        """Collect verified links from `source` to `target`: forward ones, or one back.
-
-        Raises Malformed, Untrusted or Unreachable.
-        """
-        at, links, size = source, [], 0
-        backward = target.seqno < source.seqno
+    async def _way(self, source: BlockId, target: BlockId) -> AsyncIterator[Link]:
+        """Give the links from `source` to `target` one by one, each verified: forward ones, or one back."""
+        at, backward = source, target.seqno < source.seqno
         while at != target:
             answer = queries.block_proof(await self.ask(queries.get_block_proof(at, target)))
             if not answer.links:
@@ -91,24 +92,26 @@ class ChainView:
             for link in answer.links:
                 _goes_on(link, at, target, backward=backward)
                 link.verify()
-                at, size = link.target, size + len(link.encode())
-                links.append(link)
-                if len(links) > MAX_LINKS or size > MAX_PATH:
-                    want = f"at most {MAX_LINKS} links and {MAX_PATH} bytes"
-                    raise Untrusted("TrustPathInvalid", "path", want=want, got="more; name a later init block")
+                at = link.target
+                yield link
+            if self._step is not None and at != target:
+                self._step(f"verified up to block {at.seqno} of {target.seqno}")
             await asyncio.sleep(0)  # verifying takes time that others may need
-        return tuple(links)
 
     async def trust_path(self, target: BlockId) -> TrustPath | None:
         """Give the way from the trusted block to `target`; None when it is that block itself.
 
         Raises Malformed, Untrusted or Unreachable.
         """
-        if target == self._head:
-            links = self.links
-        else:
-            links = await self.path(self._trusted, target)
-        return TrustPath(links=links) if links else None
+        links: list[Link] = []
+        size = 0
+        async for link in self._way(self._trusted, target):
+            links.append(link)
+            size += len(link.encode())
+            if len(links) > MAX_LINKS or size > MAX_PATH:
+                want = f"at most {MAX_LINKS} links and {MAX_PATH} bytes"
+                raise Untrusted("TrustPathInvalid", "path", want=want, got="more; name a later init block")
+        return TrustPath(links=tuple(links)) if links else None
 
     async def read(self, account: Address, block: BlockId) -> Read:
         """Read an account at `block`, which is known to be the chain's. Raises Malformed, Untrusted or Unreachable."""
@@ -144,16 +147,25 @@ def require_fresh(proved: Proved, *, now: datetime, max_age: int) -> None:
 Job = Callable[[ChainView], Awaitable[T]]
 
 
-def with_chain(network: Network, job: Job[T], *, seconds: float = JOB_SECONDS) -> T:
+def with_chain(
+    network: Network,
+    job: Job[T],
+    *,
+    seconds: float = JOB_SECONDS,
+    remember: Path | None = None,
+    step: Callable[[str], None] | None = None,
+) -> T:
     """Run `job` over the first lite server of `network` that lets it succeed.
 
-    Raises what the first lying server was caught at; Unreachable when none answered.
+    `remember` is the folder of checkpoints, `step` is told how far the way is. Raises what the first lying server was
+    caught at; Unreachable when none answered.
     """
+    checkpoint = Checkpoint(remember, network.init_block)
     caught: AttestationError | None = None
     silent: Unreachable | None = None
     for address in network.lite_servers:
         try:
-            return asyncio.run(_with_server(LiteServer(address), network, job, seconds))
+            return asyncio.run(_with_server(LiteServer(address), checkpoint, network, job, seconds, step))
         except Refused as e:
             if e.code != "RegistryStale":
                 raise
@@ -165,9 +177,19 @@ def with_chain(network: Network, job: Job[T], *, seconds: float = JOB_SECONDS) -
     raise caught or silent or Unreachable("no lite server is named")
 
 
-async def _with_server(server: LiteServer, network: Network, job: Job[T], seconds: float) -> T:
+async def _with_server(
+    server: LiteServer,
+    checkpoint: Checkpoint,
+    network: Network,
+    job: Job[T],
+    seconds: float,
+    step: Callable[[str], None] | None,
+) -> T:
+    chain = ChainView(server, network.init_block, start=checkpoint.load(), step=step)
     try:
         async with asyncio.timeout(seconds), server:
-            return await job(ChainView(server, network.init_block))
+            return await job(chain)
     except TimeoutError:
         raise Unreachable(f"lite server {server.address}: not done after {seconds:.0f} s") from None
+    finally:
+        checkpoint.save(chain.key_block)

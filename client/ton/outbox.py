@@ -106,9 +106,9 @@ class Outbox:
 
 
 @contextmanager
-def held_outbox(folder: Path, wallet: Address, init_root: bytes) -> Iterator[Outbox]:
-    """Hold the outbox of a wallet on the network that starts at block `init_root`. Raises UsageFault when in use."""
-    name = f"{wallet.account.hex()}-{init_root.hex()[:16]}"
+def held_outbox(folder: Path, wallet: Address, global_id: int) -> Iterator[Outbox]:
+    """Hold the outbox of a wallet on the network with `global_id`. Raises UsageFault when another process does."""
+    name = f"{wallet.account.hex()}{global_id:+d}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = (folder / f"{name}.lock").open("w")

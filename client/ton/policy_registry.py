@@ -13,7 +13,7 @@ from attestation.policy import Policy
 from attestation.registry_rule import RegistryProof
 
 from ..errors import UsageFault
-from ..settings import config_dir
+from ..settings import config_dir, state_dir
 from .chain import with_chain
 from .network import PUBLIC_IDS, SIMULATED_ID, Network
 from .registry_view import view_registry
@@ -38,7 +38,9 @@ def prove_registry(policy: Policy, *, now: datetime) -> RegistryProof | None:
     if str(network.registry) != rule.address:
         raise UsageFault(f"{path}: registry {network.registry} is not the policy's {rule.address}")
     view = with_chain(
-        network, lambda chain: view_registry(chain, network.registry, now=now, max_age=rule.max_staleness)
+        network,
+        lambda chain: view_registry(chain, network.registry, now=now, max_age=rule.max_staleness),
+        remember=state_dir() / "ton",
     )
     simulated = view.global_id == SIMULATED_ID
     if simulated != policy.roots.simulated:

@@ -85,8 +85,11 @@ def locate(dossier: Dossier, ledger: Path) -> Located:
     return Located(key=boot.receipt_key, boot=boot.digest, chain=chain, place=place)
 
 
-async def prove_anchoring(chain: ChainView, network: Network, located: Located, *, now: datetime) -> Proof:
-    """Read the registry and put the proof together. Raises Malformed, Untrusted, Refused or Unreachable."""
+async def prove_anchoring(chain: ChainView, network: Network, located: Located, *, now: datetime, path: bool) -> Proof:
+    """Read the registry and put the proof together; with `path` also the way from the network's init block.
+
+    Raises Malformed, Untrusted, Refused or Unreachable.
+    """
     read = await chain.newest(network.registry, now=now)
     enclave = find_key(registry_data(read.proved.account, code_hash=registry_code().hash), located.key).enclave
     statement = located.place.signed.statement
@@ -111,8 +114,8 @@ async def prove_anchoring(chain: ChainView, network: Network, located: Located, 
         reading=replace(read.reading, state=_pruned(read, located.key)),
     )
     anchoring.check_chain(enclave)
-    path = await chain.trust_path(read.reading.block)
-    return Proof(anchoring=anchoring, path=path, gen_utime=read.proved.gen_utime)
+    way = await chain.trust_path(read.reading.block) if path else None
+    return Proof(anchoring=anchoring, path=way, gen_utime=read.proved.gen_utime)
 
 
 def _pruned(read: Read, key: bytes) -> bytes:
