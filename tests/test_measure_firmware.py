@@ -191,6 +191,15 @@ def test_what_is_no_sound_firmware_is_malformed_at_once(build: Build | bytes) ->
     assert time.perf_counter() - began < 1
 
 
+def test_a_sound_file_that_is_too_long_is_refused_before_it_is_read() -> None:
+    size = MAX_FIRMWARE + 4096
+    rows = [ROWS[0], (0, size - CODE, 0x100000000 - size, size - CODE, 1, 0), *ROWS[2:]]
+    rows[0] = (size - CODE, CODE, 0x100000000 - CODE, CODE, 0, 1)
+    with pytest.raises(Malformed) as caught:
+        Firmware.parse(Build(size=size, rows=rows).data())
+    assert caught.value.where == "firmware"
+
+
 def test_the_largest_metadata_is_measured_in_bounded_time() -> None:
     rows = changed(2, memory=(16384 - 8 - 2) << 12, address=0x10000000)
     firmware = Firmware.parse(Build(rows=rows).data())
