@@ -52,7 +52,8 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except (AttestationError, ClientError) as e:
             if kwargs.get("as_json"):
                 document: dict[str, object] = {"ok": False, "code": e.code, "exit": e.exit_code, "error": e.to_json()}
-                print_json(document)
+                verdict = getattr(e, "verdict", None)
+                print_json(document | ({"verdict": verdict.to_json()} if verdict is not None else {}))
             else:
                 print_error(e)
             raise SystemExit(e.exit_code) from None
@@ -98,7 +99,8 @@ def show_findings(findings: Iterable[Finding], *, title: str, every: bool) -> No
     holding = sum(f.holds and f.waived is None for f in found)
     out.print(f"{holding} of {len(found) - len(waived)} clauses hold")
     if waived:
-        out.print(f"{len(waived)} waived (--all says why): {', '.join(waived)}", style="dim")
+        named = ", ".join(re.sub(r"\[([0-9a-f]{8})[0-9a-f]+\]", r"[\1...]", rule) for rule in waived)
+        out.print(f"{len(waived)} waived (--all says why): {named}", style="dim")
 
 
 def _short(text: str, limit: int = 100) -> str:

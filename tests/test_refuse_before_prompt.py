@@ -324,7 +324,9 @@ def test_a_simulated_policy_counts_only_when_it_is_named(
         place.write_text(text)
     target = enclave.service.targets["http"]
     result = cli(verify_command, target, "--json")
-    assert (result.exit_code, json.loads(result.stdout)["code"]) == (5, "Unconfidential")
+    refused = json.loads(result.stdout)
+    assert (result.exit_code, refused["code"]) == (5, "Unconfidential")
+    assert refused["verdict"]["confidential"] is False
     result = cli(verify_command, target, "--policy", tmp_path / "policy.json", "--json")
     found = json.loads(result.stdout)
     assert (result.exit_code, found["ok"], found["confidential"]) == (0, True, False)

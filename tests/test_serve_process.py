@@ -6,11 +6,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,19 +227,20 @@ def test_ctrl_c_while_a_server_is_silent(tmp_path: Path) -> None:
 
 def test_a_proxy_says_what_it_is_serves_and_stops(tmp_path: Path) -> None:
     with serving(tmp_path) as enclave:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        words = [SERICIN, "proxy", enclave.target, "--policy", str(enclave.policy), "--listen", f"127.0.0.1:{port}"]
+        words = [SERICIN, "proxy", enclave.target, "--policy", str(enclave.policy), "--listen", "127.0.0.1:0"]
         environment = os.environ | {"SERICIN_STATE": str(tmp_path)}
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         try:
             assert process.stderr is not None
-            said = process.stderr.readline() + process.stderr.readline()
-            assert f"http://127.0.0.1:{port}/v1" in said
-            assert "NOT CONFIDENTIAL" in said
+            url = re.search(r"listening on (http://127\.0\.0\.1:\d+)/v1", process.stderr.readline())
+            assert url is not None
+            assert "NOT CONFIDENTIAL" in process.stderr.readline()
             question = {"model": MODEL, "messages": [{"role": "user", "content": f"say {CANARY}"}]}
-            answer = post(port, question)
+            answer = post(url[1], question)
             assert answer["choices"][0]["message"]["content"] == f"say {CANARY}"
+            taken = url[1].rsplit(":", 1)[1]
+            ended = run("proxy", enclave.target, "--policy", enclave.policy, "--listen", f"127.0.0.1:{taken}", "--json")
+            assert (ended.returncode, json.loads(ended.stdout)["code"]) == (2, "Usage")
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate(timeout=20)
         finally:
@@ -251,19 +252,31 @@ def test_a_proxy_says_what_it_is_serves_and_stops(tmp_path: Path) -> None:
         assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
 
 
-def post(port: int, question: dict[str, Any]) -> Any:
-    """Ask the proxy as soon as it listens."""
-    for _ in range(100):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        try:
-            connection.request("POST", "/v1/chat/completions", json.dumps(question))
-            with connection.getresponse() as response:
-                return json.loads(response.read())
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-        finally:
-            connection.close()
-    raise AssertionError("the proxy never listened")
+def post(url: str, question: dict[str, Any]) -> Any:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    connection.request("POST", "/v1/chat/completions", json.dumps(question))
+    with connection.getresponse() as response:
+        found = json.loads(response.read())
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:10000", "10.0.0.1:1", "127.0.0.1", "localhost:99999", "evil.example:80", ""]
+)
+def test_a_proxy_listens_on_loopback_alone(tmp_path: Path, listen: str) -> None:
+    (tmp_path / "policy.json").write_bytes(json.dumps(policy_document()).encode())
+    ended = run("proxy", "http://127.0.0.1:9", "--policy", tmp_path / "policy.json", "--listen", listen)
+    assert ended.returncode == 2
+    assert "loopback" in ended.stderr
+
+
+def test_a_dossier_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_bytes(json.dumps(policy_document()).encode())
+    where = tmp_path / "no such folder" / "d"
+    ended = run("ask", "http://127.0.0.1:9", "x", "--policy", tmp_path / "policy.json", "--dossier", where)
+    assert ended.returncode == 2
+    assert "directory" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def command(
     """
     chosen = choose_policy(policy_path)
     parsed = parse_target(target)
+    if dossier_path is not None and not dossier_path.parent.is_dir():
+        raise UsageFault(f"{dossier_path}: its directory is not there")  # said before the question is asked and paid
 
     def connect() -> Attested:
         return attest(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -13,7 +15,7 @@ from aiohttp import web
 from ..attested import TIMEOUT, Attested, attest, wall_clock
 from ..errors import UsageFault
 from ..memory import ReceiptMemory
-from ..output import confidentiality_line, console, reports_errors
+from ..output import confidentiality_line, console, print_json, reports_errors
 from ..proxy import HOSTS, Proxy
 from ..settings import choose_policy, state_dir
 from ..target import parse_target
@@ -25,8 +27,9 @@ from ..upstream import Upstream
 @click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
 @click.option("--listen", default="127.0.0.1:10000", show_default=True, help="Loopback address and port.")
 @click.option("--token", envvar="SERICIN_PROXY_TOKEN", help="Callers must send this bearer token.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document when it listens.")
 @reports_errors
-def command(target: str, policy_path: Path | None, listen: str, token: str | None) -> None:
+def command(target: str, policy_path: Path | None, listen: str, token: str | None, *, as_json: bool) -> None:
     """Offer the verified enclave at TARGET to this machine's programs: base URL http://LISTEN/v1.
 
     Every request goes out sealed, on a connection that was verified under the policy; a model that is not confidential
@@ -45,12 +48,21 @@ def command(target: str, policy_path: Path | None, listen: str, token: str | Non
     memory = ReceiptMemory(state_dir() / "receipts.sqlite")
     upstream = Upstream(connect, now=wall_clock, memory=memory)
     upstream.give_back(first)
-    out = console(stderr=True)
-    out.print(f"{target} accepted under policy {chosen.policy.name}; listening on http://{host}:{port}/v1")
-    out.print(confidentiality_line(confidential=first.verdict.confidential))
     proxy = Proxy(upstream, token=token)
+
+    def ready(url: str) -> None:
+        confidential = first.verdict.confidential
+        if as_json:
+            said: dict[str, object] = {"url": url, "target": target, "confidential": confidential}
+            print_json({"ok": True, "code": None, "exit": 0} | said)
+            sys.stdout.flush()
+            return
+        out = console(stderr=True)
+        out.print(f"{target} accepted under policy {chosen.policy.name}; listening on {url}")
+        out.print(confidentiality_line(confidential=confidential))
+
     try:
-        asyncio.run(_serve(proxy, host, port))
+        asyncio.run(_serve(proxy, host, port, ready))
     finally:
         proxy.close()
         upstream.close()
@@ -64,7 +76,7 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def _serve(proxy: Proxy, host: str, port: int) -> None:
+async def _serve(proxy: Proxy, host: str, port: int, ready: Callable[[str], None]) -> None:
     runner = web.AppRunner(proxy.application(), access_log=None, handler_cancellation=True, handle_signals=False)
     await runner.setup()
     stopping = asyncio.Event()
@@ -73,6 +85,8 @@ async def _serve(proxy: Proxy, host: str, port: int) -> None:
         loop.add_signal_handler(number, stopping.set)
     try:
         await web.TCPSite(runner, host, port).start()
+        shown = f"[{host}]" if ":" in host else host
+        ready(f"http://{shown}:{runner.addresses[0][1]}/v1")
         await stopping.wait()
     except OSError as e:
         raise UsageFault(f"cannot listen on {host}:{port}: {e.strerror}") from None
