@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -16,15 +17,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner
 
 from attestation.shape import Shape
 from enclave.commands.launch import command
+from enclave.image.devices import HEALTH_VSOCK
 from enclave.launch.ending import TERMINATE_SECONDS, Ending, Step
-from enclave.launch.guest_health import MAX_LINE, HealthLines
+from enclave.launch.guest_health import MAX_LINE, HealthLines, keep, last
 from enclave.launch.launching import Options, launch, stop
 from enclave.launch.plan import make_plan
 from enclave.launch.records import RECORD, Process, Record, Records
@@ -408,6 +410,66 @@ class TestEnding:
 
     def test_no_grace_no_button(self) -> None:
         assert Ending(0.0).due(asked=1, now=0.0) is Step.TERMINATE
+
+
+class TestHealthOverVsock:
+    """A machine with vsock is asked itself. This host may have none, so the socket is played."""
+
+    @pytest.fixture
+    def running(self, tmp_path: Path) -> tuple[Path, Record]:
+        return tmp_path, replace(_record(Process.this()), vsock_cid=7)
+
+    def play(self, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> list[object]:
+        asked: list[object] = []
+
+        class Played:
+            def __init__(self, family: int, kind: int) -> None:
+                asked.append((family, kind))
+
+            def __enter__(self) -> Self:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                asked.append("closed")
+
+            def settimeout(self, seconds: float) -> None:
+                assert 0 < seconds <= 10
+
+            def connect(self, address: object) -> None:
+                asked.append(address)
+
+            def recv(self, size: int) -> bytes:
+                return parts.pop(0)[:size] if parts else b""
+
+        monkeypatch.setattr(socket, "socket", Played)
+        return asked
+
+    def test_it_is_asked(self, running: tuple[Path, Record], monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = self.play(monkeypatch, [b'{"stage":', b'"serving"}\n', b"never read"])
+        assert last(*running) == {"at": None, "said": {"stage": "serving"}}
+        assert asked == [(socket.AF_VSOCK, socket.SOCK_STREAM), (7, HEALTH_VSOCK), "closed"]
+
+    @pytest.mark.parametrize("parts", [[], [b"x" * 4096] * 100, [b"[]\n"], [b"\n"], [b'{"a":1,"a":1}\n']])
+    def test_nothing_that_can_be_read(
+        self, running: tuple[Path, Record], monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
+    ) -> None:
+        self.play(monkeypatch, parts)
+        with pytest.raises(LaunchRefused, match="nothing that can be read"):
+            last(*running)
+
+    def test_nobody_there(self, running: tuple[Path, Record]) -> None:
+        with pytest.raises(LaunchRefused, match="does not answer on vsock 7"):
+            last(*running)
+
+
+def test_a_guest_steers_no_terminal(tmp_path: Path) -> None:
+    records = Records(tmp_path / "run")
+    place = records.claim(_record(Process.this()))
+    keep(place, {"stage": "\x1b[2Jserving\x07", "\x1b[31mkey": ["\x1b"]}, now=1)
+    result = CliRunner().invoke(command, ["health", "old", "--run-dir", str(tmp_path / "run")])
+    assert result.exit_code == 0
+    assert "?[2Jserving?" in result.output
+    assert "\x1b" not in result.output
 
 
 class TestBounds:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from attestation.errors import AttestationError
 
+from ..doctor.host import plain
 from ..launch import launching, line
 from ..launch.guest_health import last
 from ..launch.model_disks import Progress as Told
@@ -30,6 +31,7 @@ from ..launch.records import Records
 from ..launch.refusal import LaunchRefused
 
 EXIT_GUEST = 6
+MAX_SHOWN = 1000  # characters of one value that a guest says
 EXIT_INTERRUPTED = 130
 MAX_CONSOLE = 64 << 20  # bytes of a console file: a guest must not fill the host's disk
 NOTICE = "EMULATED, NOT CONFIDENTIAL: this host reads everything"
@@ -267,7 +269,8 @@ def health(name: str, run_dir: Path, *, as_json: bool) -> None:
         return
     said = row["said"]
     for key, value in said.items() if isinstance(said, dict) else ():
-        click.echo(f"{key:<16} {value if isinstance(value, str | int | float) else json.dumps(value)}")
+        text = value if isinstance(value, str) else json.dumps(value)
+        click.echo(f"{plain(key, 32):<16} {plain(text, MAX_SHOWN)}")
 
 
 @command.command()

@@ -71,7 +71,7 @@ def last(place: Path, record: Record) -> dict[str, object]:
 def _over_vsock(record: Record) -> dict[str, object]:
     data = b""
     try:
-        with socket.socket(socket.AF_VSOCK) as connection:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
             connection.settimeout(SECONDS)
             connection.connect((record.vsock_cid, HEALTH_VSOCK))
             while b"\n" not in data and len(data) <= MAX_LINE and (part := connection.recv(MAX_LINE)):
