@@ -2,6 +2,7 @@
 """The ledger's records: how signed receipts and batch statements lie in a file (docs/operator.md, Ledger).
 
 A file is a sequence of ``u32 length || first 8 bytes of SHA-256(payload) || payload``; a payload is CBOR [kind, body].
+On a disk of fixed size a length of zero ends it: what lies behind was never written.
 Its reader believes nothing of it: every receipt and statement in it carries its own signature.
 """
 
@@ -95,6 +96,7 @@ class RecordCutter:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self.whole = 0
+        self.ended = False  # a length of zero was read
 
     @property
     def left(self) -> int:
@@ -106,10 +108,16 @@ class RecordCutter:
 
         Raises Malformed(MalformedBatch) for a record that is whole but is not what its checksum says.
         """
+        if self.ended:
+            return []
         self._buffer += data
         records = []
         while len(self._buffer) >= _LENGTH + _CHECKSUM:
             size = int.from_bytes(self._buffer[:_LENGTH], "big")
+            if size == 0:
+                self.ended = True
+                self._buffer.clear()
+                break
             if size > MAX_RECORD:
                 raise Malformed(_CODE, "ledger", want=f"records of at most {MAX_RECORD} bytes", got=size)
             end = _LENGTH + _CHECKSUM + size

@@ -20,7 +20,7 @@ from .exchanges import Floor
 from .gate import NoGpus, gate_judge
 from .journal import Journal
 from .keys import BootKeys
-from .ledger import FileLedger, MemoryLedger
+from .ledger import DiskLedger, FileLedger, MemoryLedger, open_ledger
 from .machines import Hardware, open_hardware
 from .metrics import Metrics
 from .receipt_book import ReceiptBook
@@ -47,7 +47,7 @@ class Booted:
     boot: BootMap
     attester: Attester
     engine: Engine
-    ledger: FileLedger | MemoryLedger
+    ledger: FileLedger | DiskLedger | MemoryLedger
     floor: Floor
     desk: Desk
 
@@ -89,7 +89,7 @@ def boot(
     )
     step("measuring documents, models and GPUs")
     attester.measure()
-    ledger = FileLedger(Path(operator.ledger)) if operator is not None and operator.ledger else MemoryLedger()
+    ledger = open_ledger(Path(operator.ledger)) if operator is not None and operator.ledger else MemoryLedger()
     engine: Engine | None = None
     try:
         step("loading models")
@@ -129,7 +129,7 @@ def _floor(
     boot_map: BootMap,
     keys: BootKeys,
     engine: Engine,
-    ledger: FileLedger | MemoryLedger,
+    ledger: FileLedger | DiskLedger | MemoryLedger,
     epochs: EpochTable,
     *,
     clock: Clock,

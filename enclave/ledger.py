@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +108,82 @@ class FileLedger:
         """Sync and close."""
         self.sync()
         os.close(self._file)
+
+
+class DiskLedger:
+    """The Ledger seam over a disk of fixed size, which the host reads: an image's ledger (docs/image.md).
+
+    Every record is written together with the zero length that ends the ledger, at the place where that was before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the disk and find end and orphans. Raises LedgerUnusable."""
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as e:
+            raise LedgerUnusable(f"{path}: {e.strerror}") from None
+        try:
+            self._size = os.lseek(self._file, 0, os.SEEK_END)
+            self._end, self._orphans = self._scan()
+        except (OSError, LedgerUnusable):
+            os.close(self._file)
+            raise
+        self._dirty = False
+
+    def _scan(self) -> tuple[int, list[bytes]]:
+        cutter = RecordCutter()
+        open_receipts: dict[tuple[bytes, int], bytes] = {}
+        at = 0
+        try:
+            while not cutter.ended and (data := os.pread(self._file, _READ, at)):
+                at += len(data)
+                for kind, body in cutter.feed(data):
+                    _follow(open_receipts, kind, body)
+        except Malformed as e:
+            if not self._torn(cutter.whole):
+                raise LedgerUnusable(f"{self._path}: {e}; give the enclave a new ledger disk") from None
+        return cutter.whole, list(open_receipts.values())
+
+    def _torn(self, at: int) -> bool:
+        """Whether the record at `at` is the last one, cut by a crash: then nothing follows it."""
+        size = int.from_bytes(os.pread(self._file, 4, at), "big")
+        return size <= MAX_RECORD and not any(os.pread(self._file, MAX_RECORD, at + 12 + size))
+
+    def append(self, kind: str, record: bytes) -> None:
+        """Write one record and the end behind it. Raises OSError, also for a full disk, and nothing is written then."""
+        data = frame(kind, record)
+        if self._end + len(data) + 4 > self._size:
+            raise OSError(f"{self._path}: the ledger disk is full")
+        if os.pwrite(self._file, data + bytes(4), self._end) != len(data) + 4:
+            os.pwrite(self._file, bytes(4), self._end)
+            raise OSError(f"{self._path}: a short write")
+        self._end += len(data)
+        self._dirty = True
+
+    def orphans(self) -> list[bytes]:
+        """Give the receipt records of earlier boots that no batch statement covers, oldest first."""
+        return list(self._orphans)
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk."""
+        if self._dirty:
+            self._dirty = False
+            os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        os.close(self._file)
+
+
+def open_ledger(path: Path) -> FileLedger | DiskLedger:
+    """Open a ledger file, made where there is none, or a ledger disk. Raises LedgerUnusable."""
+    try:
+        is_disk = stat.S_ISBLK(path.stat().st_mode)
+    except OSError:
+        is_disk = False
+    return DiskLedger(path) if is_disk else FileLedger(path)
 
 
 def _follow(open_receipts: dict[tuple[bytes, int], bytes], kind: str, body: bytes) -> None:

@@ -21,10 +21,10 @@ from attestation.image import ImageManifest
 from attestation.operator import OperatorDocument
 
 from ..guest import MANIFEST
-from ..image.devices import CONFIG_DISK, MANIFEST_DISK, OPERATOR_DISK, STATE_DISK, model_disk
+from ..image.devices import CONFIG_DISK, LEDGER_DISK, MANIFEST_DISK, OPERATOR_DISK, STATE_DISK, model_disk
 from ..image.model_disk import MODEL_FILE
 from ..image.state_disk import MAX_STATE, read_state
-from .disks import open_model, read_document
+from .disks import DEVICES, find_disk, open_model, read_document
 from .kernel import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 from .refusal import BootRefused
 
@@ -70,6 +70,8 @@ def prepare() -> Prepared:
         _lay_state()
     if parsed.engine.kind == "llama":
         _open_models(parsed)
+    if (ledger := find_disk(LEDGER_DISK)) is not None:
+        LEDGER.symlink_to(DEVICES / ledger)
     _put(MANIFEST, manifest)
     _put(RUN / "config.json", config)
     _put(RUN / "operator.json", operator)
