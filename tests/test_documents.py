@@ -20,35 +20,62 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def lines_of_code(page: Path) -> list[str]:
+    """Give the lines of every code block, with or without a language, continued lines joined."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
 def examples() -> list[tuple[str, str]]:
     """Give every `sericin ...` line of a code block, with its page."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.splitlines():
-                line = line.removeprefix("$ ")  # noqa: PLW2901 - the prompt of a transcript
-                if line.startswith("sericin "):
-                    found.append((page.name, line))
+        lines = [line.removeprefix("$ ") for line in lines_of_code(page)]  # the prompt of a transcript
+        found += [(page.name, line) for line in lines if line.startswith("sericin ")]
     return found
+
+
+def mentions() -> list[tuple[str, str]]:
+    """Give every `sericin ...` that a sentence names, with its page."""
+    texts = [
+        (page.name, re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)) for page in PAGES
+    ]
+    return [(name, words) for name, text in texts for words in re.findall(r"`(sericin [^`]+)`", text)]
 
 
 def test_there_are_examples() -> None:
     assert len(examples()) >= 12
+    assert len(mentions()) >= 5
+
+
+def resolve(words: list[str], where: str) -> tuple[click.Command, list[str]]:
+    """Walk the real command table; give the command and what is left for it."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(context, words[0])
+        assert found is not None, f"{where}: no command {words[0]}"
+        command, words = found, words[1:]
+    return command, words
 
 
 @pytest.mark.parametrize(("page", "line"), examples(), ids=lambda value: value[:60])
-def test_every_example_names_commands_and_options_that_exist(page: str, line: str) -> None:
-    words = shlex.split(line.replace("...", "").rstrip("& "))[1:]
-    command: click.Command = cli
-    context = click.Context(cli)
-    while isinstance(command, click.Group):
-        found = command.get_command(context, words.pop(0))
-        assert found is not None, f"{page}: {line}"
-        command = found
-    options = {name for parameter in command.params for name in parameter.opts}
-    for word in words:
-        if word.startswith("-"):
-            assert word in options, f"{page}: {line}"
+def test_every_example_is_one_that_the_command_line_takes(page: str, line: str) -> None:
+    """Parsed by the real commands: every option is there, has a value it takes, and no argument is missing."""
+    words = shlex.split(re.split(r" [|>&]( |$)", line)[0])[1:]
+    command, rest = resolve(words, f"{page}: {line}")
+    assert not isinstance(command, click.Group), f"{page}: {line} stops at a group"
+    try:
+        command.make_context(command.name, rest).close()
+    except click.UsageError as e:
+        pytest.fail(f"{page}: {line}: {e.format_message()}")
+
+
+@pytest.mark.parametrize(("page", "words"), mentions(), ids=lambda value: value[:60])
+def test_every_mention_names_a_command_and_options_that_exist(page: str, words: str) -> None:
+    command, rest = resolve(words.split()[1:], f"{page}: {words}")
+    options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+    assert not [word for word in rest if word.startswith("-") and word not in options], f"{page}: {words}"
 
 
 def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
