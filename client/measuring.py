@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256, sha384
@@ -170,7 +170,7 @@ def measure(
 
 
 def measured_in(
-    folder: Path, shapes: Sequence[Shape], *, key: bytes | None
+    folder: Path, shapes: Mapping[Shape, AcpiDigests | None], *, key: bytes | None
 ) -> tuple[ImageManifest, tuple[Measurement, ...]]:
     """Read an image and give its registers in `shapes`, computed; or those its manifest records, for no shapes.
 
@@ -180,12 +180,12 @@ def measured_in(
         image = read_image(folder, key=key, progress=progress)
     if not shapes:
         return image.manifest, image.manifest.measurements
-    return image.manifest, tuple(_measurement(image, shape) for shape in shapes)
+    return image.manifest, tuple(_measurement(image, shape, acpi) for shape, acpi in shapes.items())
 
 
-def _measurement(image: ImageFiles, shape: Shape) -> Measurement:
+def _measurement(image: ImageFiles, shape: Shape, acpi: AcpiDigests | None) -> Measurement:
     """Compute the record of one shape, and require the manifest's own to agree where it has one."""
-    prediction = predict(image.files, shape, acpi=None)
+    prediction = predict(image.files, shape, acpi=acpi)
     recorded = next((m for m in image.manifest.measurements if m.shape_sha256 == shape.digest), None)
     if recorded is not None:
         _require_recorded(recorded, prediction)
@@ -195,7 +195,7 @@ def _measurement(image: ImageFiles, shape: Shape) -> Measurement:
     return Measurement(
         shape_name=shape.name,
         shape_sha256=shape.digest,
-        acpi=None,
+        acpi=acpi,
         mr_td=prediction.mr_td,
         rtmr0=prediction.rtmr(0),
         rtmr1=rtmr1,

@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation import cbor, runtime_log
-from attestation.image import ImageManifest, ImageSignature
+from attestation.image import AcpiDigests, ImageManifest, ImageSignature
 from attestation.policy import Policy
 from attestation.verity import Tree
+from client.commands import policy as policy_module
 from client.commands.measure import command
 from client.commands.policy import command as policy_command
 from enclave.models.verity import VerityRoot
@@ -349,6 +350,16 @@ def test_an_image_and_a_config_make_a_whole_policy(image: Path) -> None:
     assert json.loads(result.stdout)["runtime"]["config"] == [sha384(config.read_bytes()).hexdigest()]
     assert json.loads(result.stdout)["models"][0]["weights"] == sha256(b"weights").hexdigest()
     assert result.stderr == ""
+
+
+def test_with_acpi_digests_a_policy_pins_rtmr0(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = AcpiDigests(loader=b"\1" * 48, rsdp=b"\2" * 48, tables=b"\3" * 48)
+    monkeypatch.setattr(policy_module, "acpi_digests", lambda _shape, **_: made)
+    (image.parent / "acpi.json").write_text(json.dumps(ACPI))
+    want = measured(image, "--acpi", image.parent / "acpi.json")["registers"]["rtmr0"]
+    words = ["--image", image, "--shape", image.parent / "tdx.json", "--qemu", "q"]
+    assert json.loads(init(*words).stdout)["image"][0]["rtmr0"] == [want]
+    assert init("--image", image, "--qemu", "q").exit_code == 2
 
 
 def test_without_shapes_the_records_are_taken_and_said_to_be(image: Path) -> None:

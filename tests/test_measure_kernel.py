@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestation.errors import Malformed
+from attestation.tdx import measure_kernel
 from attestation.tdx.measure import kernel_version
-from attestation.tdx.measure_kernel import MAX_KERNEL, authenticode, patched
+from attestation.tdx.measure_kernel import authenticode, patched
 from tests.kernel_forms import PE, Kernel, second_authenticode
 
 GIB = 1 << 30
@@ -81,9 +82,13 @@ def test_what_readers_could_disagree_about_is_malformed(data: bytes) -> None:
     assert caught.value.code == "MalformedImage"
 
 
-def test_a_kernel_has_a_largest_size() -> None:
+def test_a_kernel_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Kernel().data()
+    monkeypatch.setattr(measure_kernel, "MAX_KERNEL", len(data))
+    authenticode(data)
+    monkeypatch.setattr(measure_kernel, "MAX_KERNEL", len(data) - 1)
     with pytest.raises(Malformed):
-        authenticode(bytes(MAX_KERNEL + 1))
+        authenticode(data)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from attestation.findings import Waived
 from attestation.policy import MAX_POLICY, Policy
 from attestation.strict_json import loads
 
+from ..acpi_qtest import acpi_digests
 from ..attested import wall_clock
 from ..errors import UsageFault
 from ..measuring import measured_in, parse_key, read_shape
@@ -29,6 +30,7 @@ def command() -> None:
 @click.option("--simulator", type=click.Path(path_type=Path), help="State directory of a simulated machine.")
 @click.option("--image", type=click.Path(path_type=Path), help="Directory of an enclave image.")
 @click.option("--shape", "shapes", multiple=True, type=click.Path(path_type=Path), help="A shape to measure it in.")
+@click.option("--qemu", "program", help="A stock QEMU of the shapes' release, to make their ACPI tables: RTMR0.")
 @click.option("--key", "key_text", help="The image's manifest must be signed by this Ed25519 key, hex.")
 @click.option("--config", type=click.Path(path_type=Path), help="The config document of the enclave.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of standard output.")
@@ -37,6 +39,7 @@ def init(
     simulator: Path | None,
     image: Path | None,
     shapes: tuple[Path, ...],
+    program: str | None,
     key_text: str | None,
     config: Path | None,
     output: Path | None,
@@ -49,11 +52,12 @@ def init(
     """
     now, notes = wall_clock(), console(stderr=True)
     made = from_simulator(simulator, now=now) if simulator is not None else frame(now=now)
-    if image is None and (shapes or key_text is not None):
-        raise UsageFault("--shape and --key belong to --image")
+    if (image is None and (shapes or key_text is not None)) or (program is not None and not shapes):
+        raise UsageFault("--shape and --key belong to --image, and --qemu to --shape")
     if image is not None:
-        key = parse_key(key_text)
-        manifest, measurements = measured_in(image, [read_shape(path) for path in shapes], key=key)
+        parsed = [read_shape(path) for path in shapes]
+        acpi = {shape: acpi_digests(shape, program=program) if program is not None else None for shape in parsed}
+        manifest, measurements = measured_in(image, acpi, key=parse_key(key_text))
         made = with_image(made, manifest, measurements, now=now)
         if not shapes:
             notes.print("registers as the manifest records them: --shape FILE computes them", style="yellow")
