@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from attestation.image import AcpiDigests
+from attestation.policy import Policy
 from attestation.tdx import measure_efi
 from attestation.tdx.eventlog import LogEvent, parse_event_log
 from attestation.tdx.measure import BootFiles, Predicted, Prediction, predict
@@ -22,6 +23,7 @@ from attestation.tdx.measure_firmware import Firmware
 from attestation.tdx.measure_kernel import authenticode, patched
 from attestation.tdx.measure_layout import _LAYOUTS
 from attestation.tdx.quote import Quote, TdReport
+from client import quote_check
 from client.commands.quote import command
 from client.measuring import acpi_document
 from client.policy_making import with_image
@@ -302,6 +304,19 @@ def test_another_boot_is_refused_and_its_event_named(folder: Path) -> None:
     without = verify(folder, log, *image(folder))
     assert (without["exit"], without["error"]["where"]) == (5, "rtmr2")
     assert "--event-log names the event" in without["shown"]
+
+
+def test_a_result_as_ear_says_no(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a policy and without: the root is taken for Intel's here, so that the image alone decides."""
+    monkeypatch.setattr(quote_check, "INTEL_ANCHOR", Policy.parse((folder / "policy.json").read_bytes()).roots.tdx)
+    verify(folder, logged(predict(replace(FILES, initrd=b"evil"), shape(), acpi=ACPI)))
+    words = ["verify", folder / "quote", "--collateral", folder / "collateral.json", "--at", AT, "--ear"]
+    for more in ([], ["--policy", folder / "policy.json"]):
+        result = CliRunner().invoke(command, [str(w) for w in [*words, *image(folder), *more]], catch_exceptions=False)
+        assert result.exit_code == 5
+        assert json.loads(result.stdout)["submods"]["tdx"]["ear.status"] == "contraindicated"
+    result = CliRunner().invoke(command, [str(w) for w in words], catch_exceptions=False)
+    assert json.loads(result.stdout)["submods"]["tdx"]["ear.status"] == "none"
 
 
 def test_a_log_that_is_not_the_quotes_explains_nothing(folder: Path) -> None:

@@ -82,6 +82,22 @@ def test_what_readers_could_disagree_about_is_malformed(data: bytes) -> None:
     assert caught.value.code == "MalformedImage"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "where"),
+    [
+        (Kernel(optional_size=150), "kernel.directories"),
+        (Kernel(headers=0x100), "kernel.headers"),
+        (Kernel(headers=0x2000), "kernel.headers"),
+        (Kernel(count=97), "kernel.sections"),
+        (Kernel(directories=4), "kernel.directories"),
+    ],
+)
+def test_the_part_that_is_wrong_is_named(kernel: Kernel, where: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        authenticode(kernel.data())
+    assert caught.value.where == where
+
+
 def test_a_kernel_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
     data = Kernel().data()
     monkeypatch.setattr(measure_kernel, "MAX_KERNEL", len(data))

@@ -100,7 +100,8 @@ def verify(
         image=image,
     )
     if as_ear and check.verified is not None:
-        accepted = None if chosen is None else check.error is None
+        # Without a policy nothing is affirmed, but what does not replay or is not the image is still refused.
+        accepted = False if check.error is not None else True if chosen is not None else None
         policy = (chosen.policy.name, chosen.policy.sha256) if chosen else None
         print_json(ear(check.verified, accepted=accepted, policy=policy, now=now, version=version("sericin")))
     elif as_json:
