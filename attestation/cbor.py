@@ -146,12 +146,16 @@ _UINT_WIDTHS: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 
 
 class SequenceDecoder:
-    """Cuts a CBOR sequence (RFC 8742) that arrives in pieces into deterministic items of at most `limit` bytes each."""
+    """Cuts a CBOR sequence (RFC 8742) that arrives in pieces into deterministic items of at most `limit` bytes each.
 
-    __slots__ = ("_buffer", "_code", "_limit", "_what")
+    However small the pieces, every byte is looked at once before its item is decoded.
+    """
+
+    __slots__ = ("_at", "_buffer", "_code", "_limit", "_open", "_what")
 
     def __init__(self, *, limit: int, what: str, code: str) -> None:
         self._buffer = bytearray()
+        self._at, self._open = 0, 1  # where the first item has been read to, and how many items are open there
         self._limit = limit
         self._what = what
         self._code = code
@@ -160,12 +164,11 @@ class SequenceDecoder:
         """Take more bytes and give every item that is now whole."""
         self._buffer += data
         items: list[Value] = []
-        while self._buffer:
-            size = self._item_size()
-            if size is None:
-                break
+        while self._buffer and self._whole():
+            size = self._at
             items.append(decode(bytes(self._buffer[:size]), limit=self._limit, what=self._what, code=self._code))
             del self._buffer[:size]
+            self._at, self._open = 0, 1
         if len(self._buffer) > self._limit:
             raise Malformed(self._code, self._what, want=f"items of at most {self._limit} bytes", got="more")
         return items
@@ -175,27 +178,23 @@ class SequenceDecoder:
         if self._buffer:
             raise Malformed(self._code, self._what, want="whole items", got=f"{len(self._buffer)} bytes of one")
 
-    def _item_size(self) -> int | None:
-        """Give the size of the first item, or None while it is not whole. Content is checked by `decode`."""
-        at, open_items = 0, 1
-        while open_items:
-            if at >= len(self._buffer):
-                return None
-            major, low = self._buffer[at] >> 5, self._buffer[at] & 31
+    def _whole(self) -> bool:
+        """Read on in the first item; True once it ends, at `_at`. Content is checked by `decode`."""
+        while self._open:
+            if self._at >= len(self._buffer):
+                return False
+            major, low = self._buffer[self._at] >> 5, self._buffer[self._at] & 31
             width = _UINT_WIDTHS.get(low, 0)
             if low > 27 or (major == 7 and low not in (20, 21, 22)) or major in (1, 6):
                 raise Malformed(
-                    self._code, self._what, want="plain deterministic CBOR", got=f"byte {self._buffer[at]:#04x}"
+                    self._code, self._what, want="plain deterministic CBOR", got=f"byte {self._buffer[self._at]:#04x}"
                 )
-            if at + 1 + width > len(self._buffer):
-                return None
-            count = int.from_bytes(self._buffer[at + 1 : at + 1 + width], "big") if width else low
-            at += 1 + width
-            open_items -= 1
-            if major in (2, 3):
-                at += count
-            elif major in (4, 5):
-                open_items += count * (major - 3)
-            if at > self._limit or open_items > self._limit:
+            body = self._at + 1 + width
+            if body > len(self._buffer):
+                return False
+            count = int.from_bytes(self._buffer[self._at + 1 : body], "big") if width else low
+            self._at = body + (count if major in (2, 3) else 0)
+            self._open += -1 + (count * (major - 3) if major in (4, 5) else 0)
+            if self._at > self._limit or self._open > self._limit:
                 raise Malformed(self._code, self._what, want=f"items of at most {self._limit} bytes", got="more")
-        return at if at <= len(self._buffer) else None
+        return self._at <= len(self._buffer)

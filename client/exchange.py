@@ -104,6 +104,7 @@ class Run:
     def _attempts(self) -> Iterator[Item]:
         if not self.attested.fresh(self._now()):
             self._renew()
+            self._first_epoch = self.attested.verified.epoch.number  # nothing was sent in the earlier one
         boot = self.attested.verified.boot.digest
         try:
             yield from self._attempt()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_a_sequence_never_holds_more_than_one_item_of_its_limit() -> None:
     for hostile in (b"\x58\x70", b"\x9b" + b"\xff" * 8, b"\x5b" + b"\xff" * 8, b"\x99\xff\xff"):
         fresh = cbor.SequenceDecoder(limit=100, what="x", code="MalformedFrame")
         refused(lambda fresh=fresh, hostile=hostile: fresh.feed(hostile))  # type: ignore[misc]
+
+
+def test_an_item_in_many_pieces_costs_no_more_than_in_one() -> None:
+    item = cbor.encode([0] * 300_000)
+    decoder = cbor.SequenceDecoder(limit=10**6, what="x", code="MalformedFrame")
+    start = time.process_time()
+    found = [value for at in range(0, len(item), 125) for value in decoder.feed(item[at : at + 125])]
+    assert len(found) == 1
+    assert time.process_time() - start < 10  # once over every byte; minutes, were each piece to begin anew
 
 
 def test_json_depth_digits_and_size() -> None:

@@ -21,7 +21,7 @@ from aiohttp import web
 from client.exchange import SEALED_PATH
 from client.memory import ReceiptMemory
 from client.proxy import Proxy
-from client.upstream import Upstream
+from client.upstream import MAX_BODY, Upstream
 from enclave.metrics import Count
 from tests.forged import MODEL
 from tests.relay import relayed
@@ -359,6 +359,10 @@ def test_a_token_is_asked_for_where_one_is_set(enclave: Served) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model":7}', b'{"model":"echo","stream":"yes"}'])
 def test_what_is_no_request_is_a_400(proxy: Running, body: bytes) -> None:
     assert raw(proxy, {}, path="/v1/chat/completions", body=body) == 400
+
+
+def test_a_body_that_is_too_long_is_a_413(proxy: Running) -> None:
+    assert raw(proxy, {}, path="/v1/chat/completions", body=bytes(MAX_BODY + 1)) == 413
 
 
 def test_the_verdict_can_be_read(proxy: Running) -> None:

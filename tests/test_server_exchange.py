@@ -367,6 +367,32 @@ def test_a_client_verifies_again_when_the_epoch_is_over(tmp_path: Path) -> None:
         assert run.attested.verified.epoch.number == 2
 
 
+def test_a_client_that_slept_through_epochs_is_served(tmp_path: Path) -> None:
+    """Nothing of its request had left: its first attempt is in the epoch that it verified now."""
+    with served(tmp_path) as enclave:
+        run = enclave.run("after a long sleep")
+        for _ in range(3):
+            enclave.clock.forward(3700)
+            enclave.do(enclave.service.tend())
+        assert text_of(list(run.items())) == "after a long sleep"
+        assert run.attested.verified.epoch.number == 4
+
+
+def test_a_key_that_is_gone_is_verified_anew_once_under_the_same_run_id(tmp_path: Path) -> None:
+    """The enclave's clock runs ahead: the client's evidence still holds, and the sealed path says 422."""
+    with served(tmp_path) as enclave:
+        run = enclave.run("twice sealed, once run")
+        for _ in range(2):
+            enclave.clock.since_boot += 2100
+            enclave.do(enclave.service.tend())
+        enclave.clock.since_boot += 600
+        enclave.do(enclave.service.tend())
+        assert text_of(list(run.items())) == "twice sealed, once run"
+        assert run.attested.verified.epoch.number == 2
+        assert enclave.count(Count.SEALED_REFUSED_OUTER) == 1
+        assert enclave.count(Count.RUNS_COMPLETE) == 1
+
+
 def test_a_replay_set_that_fills_brings_the_next_epoch_early(tmp_path: Path) -> None:
     with served(tmp_path, replay_capacity=4) as enclave:
         for _ in range(3):
