@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestation.batch import BatchStatement
 from attestation.errors import AttestationError, Malformed, Refused, Untrusted
 from attestation.ledger import BATCH, MAX_RECORD, StatementRecord, frame
-from client.errors import UsageFault
+from client.errors import Unreachable, UsageFault
 from client.ledger_file import find_receipt, read_chains
+from client.ledger_source import opened_ledger
 from client.ton.amounts import gram
 from client.ton.anchor_plan import require_machines
 from client.ton.network import PINNED, PUBLIC_IDS, SIMULATED_ID, Network, block_json, read_init_block
@@ -47,7 +51,7 @@ def write(path: Path, document: object) -> Path:
 def test_a_network_file_is_read(tmp_path: Path) -> None:
     network = Network.read(write(tmp_path / "n", NETWORK | {"ledger": "the/ledger"}))
     assert str(network.registry) == "0:b113a994b5024a16719f69139328eb759596c38a25f59028b146fecdc3621dfe"
-    assert (network.pinned, network.ledger) == (True, tmp_path / "the" / "ledger")
+    assert (network.pinned, network.ledger) == (True, str(tmp_path / "the" / "ledger"))
     assert str(network.lite_servers[0]) == "lite.example.org:4924"
     named = Network.read(write(tmp_path / "n", NETWORK | {"init_block": "testnet"}))
     assert named.init_block == PINNED["testnet"]
@@ -271,6 +275,68 @@ def test_receipts_that_are_not_the_batch_s_prove_nothing(tmp_path: Path, which: 
     path = write_ledger(tmp_path / "l", [boot])
     with pytest.raises(Untrusted, match="BatchProofInvalid"):
         find_receipt(path, read_chains(path)[boot.public], serial=1, receipt_hash=wanted)
+
+
+class _Pages(BaseHTTPRequestHandler):
+    pages: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        page = self.pages.get(self.path)
+        self.send_response(200 if page is not None else 404)
+        if self.path == "/moved":
+            self.send_header("Location", "/ledger")
+        self.end_headers()
+        self.wfile.write(page or b"")
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def pages() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_ledger_is_fetched_from_where_its_host_shows_it(tmp_path: Path, pages: str) -> None:
+    boot = Boot()
+    boot.batch()
+    _Pages.pages["/ledger"] = write_ledger(tmp_path / "l", [boot]).read_bytes()
+    network = Network.read(write(tmp_path / "n", NETWORK | {"ledger": f"{pages}/ledger"}))
+    with opened_ledger(None, network) as path:
+        assert read_chains(path)[boot.public].last == 1
+    assert not path.exists()
+    with pytest.raises(Unreachable, match="404"), opened_ledger(f"{pages}/absent", network):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/ledger",
+        "ftp://127.0.0.1/l",
+        "https://",
+        "https://user:pass@example.org/",
+        "file:///etc/x",
+        "https://h/#f",
+    ],
+)
+def test_a_ledger_is_fetched_from_nowhere_else(tmp_path: Path, url: str) -> None:
+    network = Network.read(write(tmp_path / "n", NETWORK | {"ledger": url}))
+    with pytest.raises(UsageFault, match="https"), opened_ledger(None, network):
+        pass
+
+
+def test_a_ledger_without_end_is_cut_off(tmp_path: Path, pages: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.ledger_source.MAX_LEDGER", 1000)
+    _Pages.pages["/long"] = bytes(100_000)
+    network = Network.read(write(tmp_path / "n", NETWORK))
+    with pytest.raises(Unreachable, match="1000 bytes"), opened_ledger(f"{pages}/long", network):
+        pass
 
 
 # ---- a public network takes no simulated boot

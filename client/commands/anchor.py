@@ -13,8 +13,8 @@ import click
 from attestation.window import rfc3339
 
 from ..attested import wall_clock
-from ..errors import UsageFault
 from ..ledger_file import KeyChain, read_chains
+from ..ledger_source import opened_ledger
 from ..output import console, print_json, reports_errors
 from ..settings import state_dir
 from ..ton.amounts import gram
@@ -44,26 +44,19 @@ BLOCKED: Final = "RegistryRejected"  # a key cannot go on; the others did
     type=click.Path(path_type=Path),
     help="Network file (sericin-network/1).",
 )
-@click.option(
-    "--ledger",
-    "ledger_path",
-    type=click.Path(path_type=Path),
-    help="The enclave's ledger; else the network file names it.",
-)
+@click.option("--ledger", metavar="FILE|URL", help="The enclave's ledger; else the network file names it.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and what it costs, and send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
-def command(wallet_path: Path, network_path: Path, ledger_path: Path | None, *, dry_run: bool, as_json: bool) -> None:
+def command(wallet_path: Path, network_path: Path, ledger: str | None, *, dry_run: bool, as_json: bool) -> None:
     """Register receipt keys and move their heads in the registry to the newest batch of the ledger.
 
     Run it as often as you like: what is anchored is left alone, and a run that was cut off goes on where it stopped.
     Exit codes: 0 everything anchored, 2 usage, 4 untrusted, 5 refused, 6 not confirmed: run it again.
     """
     network, wallet = Network.read(network_path), read_wallet(wallet_path)
-    ledger = ledger_path or network.ledger
-    if ledger is None:
-        raise UsageFault('which ledger? Name it with --ledger FILE, or as "ledger" in the network file')
-    chains = read_chains(ledger)
+    with opened_ledger(ledger, network) as opened:
+        chains = read_chains(opened)
     require_machines(network, chains.values(), global_id=None)
     remember = state_dir() / "ton"
     with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:

@@ -18,6 +18,7 @@ from attestation.verify import verify_evidence
 
 from ..attested import wall_clock
 from ..errors import UsageFault
+from ..ledger_source import opened_ledger
 from ..output import (
     confidentiality_line,
     console,
@@ -132,28 +133,21 @@ def _report(signed: SignedReceipt, verdict: Verdict, *, every: bool, as_json: bo
     type=click.Path(path_type=Path),
     help="Network file (sericin-network/1).",
 )
-@click.option(
-    "--ledger",
-    "ledger_path",
-    type=click.Path(path_type=Path),
-    help="The host's ledger; else the network file names it.",
-)
+@click.option("--ledger", metavar="FILE|URL", help="The host's ledger; else the network file names it.")
 @click.option(
     "--trust-path", "path_file", type=click.Path(path_type=Path), help="Write the links from the init block here."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
-def prove(file: Path, network_path: Path, ledger_path: Path | None, path_file: Path | None, *, as_json: bool) -> None:
+def prove(file: Path, network_path: Path, ledger: str | None, path_file: Path | None, *, as_json: bool) -> None:
     """Put into the dossier FILE what shows that its receipt is anchored: inclusion, later batches, raw proofs of TON.
 
     Nothing that the ledger or a lite server says is believed. 'sericin audit' checks the result with no network.
     """
     network = Network.read(network_path)
-    ledger = ledger_path or network.ledger
-    if ledger is None:
-        raise UsageFault('which ledger? Name it with --ledger FILE, or as "ledger" in the network file')
     dossier = Dossier.decode(read_file(file, limit=MAX_DOSSIER))
-    located = locate(dossier, ledger)
+    with opened_ledger(ledger, network) as opened:
+        located = locate(dossier, opened)
     with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
         proof = with_chain(
             network,

@@ -70,13 +70,13 @@ class LiteServerAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """One TON as its user sees it. `ledger` is where the enclave's host publishes its ledger, if it says so."""
+    """One TON as its user sees it. `ledger` is where the enclave's host has its ledger: a path, or an address."""
 
     name: str
     init_block: BlockId
     lite_servers: tuple[LiteServerAddress, ...]
     registry: Address
-    ledger: Path | None
+    ledger: str | None
 
     @property
     def pinned(self) -> bool:
@@ -101,7 +101,7 @@ class Network:
             init_block=parse_block(d["init_block"], f"{path}: init_block"),
             lite_servers=tuple(_server(s, f"{path}: lite_servers[{i}]") for i, s in enumerate(servers)),
             registry=parse_address(d["registry"], f"{path}: registry"),
-            ledger=path.parent / _text(d["ledger"], f"{path}: ledger") if "ledger" in d else None,
+            ledger=_ledger(d["ledger"], path) if "ledger" in d else None,
         )
 
 
@@ -180,6 +180,12 @@ def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 256:
         raise UsageFault(f"{where}: want text of 1 to 256 characters")
     return value
+
+
+def _ledger(value: object, path: Path) -> str:
+    """Read where the ledger is; a path is relative to the network file."""
+    text = _text(value, f"{path}: ledger")
+    return text if "://" in text else str(path.parent / text)
 
 
 def _bytes32(value: object, where: str) -> bytes:

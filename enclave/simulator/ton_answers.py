@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 from .ton_box import Rejected, TonBox
+from .ton_machine import MachineFailed
 from .ton_validators import tl_bytes
 
 LINKS: Final = 2  # of one answer: a client has to ask again for more
@@ -85,7 +86,7 @@ class TonAnswers:
         """Take an external message in."""
         try:
             self.box.external(boc)
-        except Rejected as e:
+        except (Rejected, MachineFailed) as e:
             return error(0, f"cannot apply external message: {e}")
         return _STATUS + (1).to_bytes(4, "little")
 

@@ -51,7 +51,11 @@ class TonMachine:
             raise MachineMissing("tonpy is not installed: pip install 'sericin[tvm]' (requirements/tvm.txt)")
         command = [sys.executable, "-m", "enclave.simulator.ton_vm_child"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._ask({"configuration": _text(machine_configuration())})
+        try:
+            self._ask({"configuration": _text(machine_configuration())})
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
