@@ -240,11 +240,15 @@ def _verify_crl(der: bytes, links: Sequence[Link], now: datetime, where: str) ->
         crl = x509.load_der_x509_crl(der)
         critical = [e.oid.dotted_string for e in crl.extensions if e.critical]
         algorithm = _SIGNATURES.get(crl.signature_algorithm_oid)
+        # The library reads these on demand: a list whose parts cannot be read goes no further.
+        name, begins, ends = crl.issuer.public_bytes(), crl.last_update_utc, crl.next_update_utc
+        serials = {link.certificate.serial_number for link in links}
+        entries = [crl.get_revoked_certificate_by_serial_number(serial) for serial in serials]
+        listed = {entry.serial_number: _reason(entry) for entry in entries if entry is not None}
     except UNREADABLE:
         raise Malformed("MalformedCrl", where, want="a CRL", got="other data") from None
     if critical or algorithm is None:  # delta and partial CRLs say so in a critical extension
         raise Untrusted("CrlUnsupported", where, want="a complete CRL under ECDSA", got=" ".join(critical) or "another")
-    name = crl.issuer.public_bytes()
     of_issuer = [link for link in links if link.issuer_name == name]
     if not of_issuer:
         want = "an issuer of this evidence"
@@ -256,11 +260,11 @@ def _verify_crl(der: bytes, links: Sequence[Link], now: datetime, where: str) ->
         p384_key(issuer, where=where).verify(crl.signature, crl.tbs_certlist_bytes, ec.ECDSA(algorithm()))
     except InvalidSignature:
         raise Untrusted("CrlSignatureInvalid", where, want="a valid signature", got="an invalid one") from None
-    window = _window(crl.last_update_utc, crl.next_update_utc, now, "Crl", where)
+    window = _window(begins, ends, now, "Crl", where)
     for link in of_issuer:
-        entry = crl.get_revoked_certificate_by_serial_number(link.certificate.serial_number)
-        if entry is not None:
-            raise Untrusted("CertificateRevoked", f"{where} ({link.name})", want="not listed", got=_reason(entry))
+        reason = listed.get(link.certificate.serial_number)
+        if reason is not None:
+            raise Untrusted("CertificateRevoked", f"{where} ({link.name})", want="not listed", got=reason)
     return name, window
 
 

@@ -153,7 +153,7 @@ def _devices(evidence: Path | None, report: Path | None, chain: Path | None) -> 
     if evidence is not None or report is None or chain is None:
         raise UsageFault("give --report with --chain, or one file or folder of evidence")
     data, pem = read_report(report), read_file(chain, limit=MAX_CHAIN_BYTES)
-    return [GpuDeviceEvidence(kind=kind_of(data, pem), report=data, chain=pem, cc_state={})]
+    return [GpuDeviceEvidence(kind=kind_of(data), report=data, chain=pem, cc_state={})]
 
 
 def _nonce(text: str | None) -> bytes | None:
