@@ -405,7 +405,12 @@ def test_a_replay_set_that_fills_brings_the_next_epoch_early(tmp_path: Path) -> 
 def test_a_full_replay_set_refuses_before_anything_is_opened(tmp_path: Path) -> None:
     with served(tmp_path, replay_capacity=2) as enclave:
         sealed = [sealed_for(enclave)[0] for _ in range(3)]
-        assert [enclave.post(s.wire)[0] for s in sealed] == [200, 200, 503]
+        assert [enclave.post(s.wire)[0] for s in sealed[:2]] == [200, 200]
+        opened: list[bytes] = []
+        seal: Any = enclave.floor.epochs.current.seal
+        seal.open = lambda sealed_seed, **_: opened.append(sealed_seed)
+        assert enclave.post(sealed[2].wire)[0] == 503
+        assert opened == []
 
 
 def test_an_old_run_id_is_expired(tmp_path: Path) -> None:

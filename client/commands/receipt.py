@@ -34,6 +34,8 @@ from ..ton.chain import with_chain
 from ..ton.network import Network
 from ..ton.proving import locate, prove_anchoring, with_anchoring
 
+HEX_COLUMNS = 64  # of a hash: with its name it fits a terminal of 80
+
 
 def read_receipt(data: bytes) -> tuple[SignedReceipt, Dossier | None]:
     """Recognise a receipt item or a dossier by content. Raises Malformed."""
@@ -52,7 +54,7 @@ def command() -> None:
     """Show, verify and prove receipts."""
 
 
-@command.command()
+@command.command(short_help="Decode every field; verify nothing.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
@@ -65,11 +67,14 @@ def show(file: Path, *, as_json: bool) -> None:
         return
     out = console()
     for name, value in fields.items():
-        out.print(f"{name:<20} {value}")
+        text = str(value)
+        width = 12 if len(text) >= HEX_COLUMNS // 2 else 20
+        rows = [text[at : at + HEX_COLUMNS] for at in range(0, len(text), HEX_COLUMNS)]
+        out.print(f"{name:<{width}}" + f"\n{'':<{width}}".join(rows))
     out.print("NOT VERIFIED", style="bold yellow")
 
 
-@command.command()
+@command.command(short_help="Check who signed it, under a policy.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--evidence", "evidence_path", type=click.Path(path_type=Path), help="Evidence; a dossier brings its own."

@@ -15,7 +15,7 @@ from typing import NoReturn, ParamSpec
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from attestation.errors import Malformed
 
@@ -86,7 +86,7 @@ def list_models(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"models": rows}, indent=2, sort_keys=True))
         return
-    table = Table("name", "licence", "bytes", "sha256", "here")
+    table = Table("name", "licence", "bytes", Column("sha256", overflow="fold"), "here", box=None, pad_edge=False)
     for row in rows:
         here = "yes" if row["path"] else "no"
         table.add_row(str(row["name"]), str(row["licence"]), str(row["size"]), str(row["sha256"]), here)
@@ -144,12 +144,14 @@ def digest_model(file: Path, *, as_json: bool) -> None:
 
 
 @command.command(name="disk")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder to write the disk into.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write the disk into.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @_reports
 def disk_model(file: Path, output: Path | None, *, as_json: bool) -> None:
     """Print what a config says of the disk on which an image finds the model FILE; with -o, write that disk."""
+    if not file.is_file():
+        raise ModelRefused("model_missing", f"{file}: not a file")
     with _progress(f"Reading {file.name}", file.stat().st_size) as progress:
         if output is None:
             path, pin = None, digest_model_disk(file, progress=progress)
