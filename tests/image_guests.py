@@ -222,15 +222,10 @@ def guest(
 
 
 def _without_firmware(words: list[str]) -> list[str]:
-    kept, skip = [], False
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if skip:
-            skip = False
-        elif word in {"-bios", "-tpmdev"} or "tpm" in after.split(",")[0] or '"tpm-crb"' in after:
-            skip = True
-        else:
-            kept.append(word)
-    return kept
+    """Leave out the firmware, the TPM and its socket: each an option and its value."""
+    dropped = {i for i, word in enumerate(words) if word in {"-bios", "-tpmdev"}}
+    dropped |= {i - 1 for i, word in enumerate(words) if word.startswith("socket,id=tpm,") or '"tpm-crb"' in word}
+    return [word for i, word in enumerate(words) if not {i, i - 1} & dropped]
 
 
 def _tpm(places: Places) -> subprocess.Popen[bytes]:
