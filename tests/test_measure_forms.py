@@ -113,6 +113,16 @@ def test_a_bent_manifest_is_malformed(path: str, value: Any) -> None:
     assert caught.value.where.startswith("manifest")
 
 
+MORE_FILES = MANIFEST["files"] | {f"f{i}": {"sha256": "00" * 32, "size": 1} for i in range(27)}
+
+
+@pytest.mark.parametrize("files", [[], {}, None, MORE_FILES], ids=["a list", "none", "null", "33"])
+def test_a_manifest_lists_a_bounded_number_of_files(files: Any) -> None:
+    with pytest.raises(Malformed) as caught:
+        manifest(bent(MANIFEST, "files", files))
+    assert caught.value.where == "manifest.files"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -141,6 +151,8 @@ def test_a_signature_covers_the_manifest() -> None:
         with pytest.raises(Untrusted) as caught:
             signature.verify(bytes_, key=wanted)
         assert caught.value.code == "ManifestSignatureInvalid"
+    with pytest.raises(Untrusted):  # signed by the wanted key, and says another
+        ImageSignature(key=other, signature=signature.signature).verify(data, key=key)
     for bad in (
         ImageSignature(key=key, signature=bytes(64)),
         ImageSignature(key=key, signature=KEY.sign(sha256(data).digest())),
@@ -245,6 +257,36 @@ def test_a_bent_shape_is_malformed(path: str, value: Any) -> None:
 def test_a_bent_gpu_is_malformed(path: str, value: Any) -> None:
     with pytest.raises(Malformed):
         shape(bent(WITH_GPU, path, value))
+
+
+def _with(*devices: dict[str, Any], gpus: tuple[str, ...] = ()) -> dict[str, Any]:
+    return bent(bent(SHAPE, "devices", [*SHAPE["devices"], *devices]), "host/gpus", list(gpus))
+
+
+SECOND: dict[str, tuple[dict[str, Any], str]] = {
+    "a second ledger": (_with({"slot": 20, "type": "disk", "holds": "ledger"}), "ledger"),
+    "a second rootfs": (_with({"slot": 20, "type": "disk", "holds": "rootfs"}), "rootfs"),
+    "a second network": (_with({"slot": 20, "type": "network"}), "network"),
+    "a second vsock": (_with({"slot": 20, "type": "vsock"}), "vsock"),
+    "a second console": (_with({"slot": 20, "type": "console"}), "console"),
+    "a model in place of the tree": (bent(SHAPE, "devices/2/holds", "model"), "verity"),
+    "a model in place of the config": (bent(SHAPE, "devices/4/holds", "model"), "config"),
+    "one GPU for two slots": (_with(GPU, GPU | {"slot": 17}, gpus=("0000:41:00.0",) * 2), "each GPU once"),
+}
+
+
+@pytest.mark.parametrize(("document", "words"), SECOND.values(), ids=SECOND.keys())
+def test_a_shape_has_each_thing_once_and_all_that_an_image_needs(document: dict[str, Any], words: str) -> None:
+    with pytest.raises(Malformed, match=words):
+        shape(document)
+
+
+def test_models_and_gpus_may_be_several() -> None:
+    several = _with(
+        {"slot": 15, "type": "disk", "holds": "model"}, GPU, GPU | {"slot": 17}, gpus=("0000:41:00.0", "0000:42:00.0")
+    )
+    assert len(shape(several).gpus) == 2
+    assert [disk.disk for disk in shape(several).disks].count("model") == 2
 
 
 def test_an_emulated_machine_has_no_quote_socket() -> None:
