@@ -347,6 +347,20 @@ def test_one_that_answers_nonsense(ton: InBox, answer: bytes) -> None:
     caught(ton, Nonsense, "MalformedProof")
 
 
+def test_one_that_gives_the_answer_to_another_question(ton: InBox) -> None:
+    class Other(TonAnswers):
+        def masterchain_info(self) -> bytes:
+            return b"\x51\xc7\x79\x70" + super().masterchain_info()[4:]
+
+    caught(ton, Other, "MalformedProof", "masterchain_info.tag")
+
+
+def test_one_whose_packets_are_longer_than_any_answer(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liteserver, "MAX_PACKET", 500)
+    with pytest.raises(Unreachable, match="closed"):
+        view(ton)
+
+
 def test_what_a_server_says_never_drives_the_terminal(ton: InBox) -> None:
     class Rude(TonAnswers):
         def answer(self, query: bytes) -> bytes | None:  # noqa: ARG002

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 
@@ -19,13 +19,14 @@ from ..output import console, print_json, reports_errors
 from ..settings import state_dir
 from ..ton.amounts import gram
 from ..ton.anchor_plan import Plan, require_machines
-from ..ton.chain import ChainView, with_chain
+from ..ton.chain import JOB_SECONDS, ChainView, with_chain
 from ..ton.network import PUBLIC_IDS, Network, block_json
 from ..ton.outbox import held_outbox
 from ..ton.publishing import Publisher, Report, Seen
 from ..ton.wallet import Wallet, read_wallet
 
 RUN_SECONDS: Final = 3600.0
+T = TypeVar("T")
 BLOCKED: Final = "RegistryRejected"  # a key cannot go on; the others did
 
 
@@ -58,28 +59,14 @@ def command(wallet_path: Path, network_path: Path, ledger: str | None, *, dry_ru
     with opened_ledger(ledger, network) as opened:
         chains = read_chains(opened)
     require_machines(network, chains.values(), global_id=None)
-    remember = state_dir() / "ton"
-    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
-
-        def publisher(chain: ChainView) -> Publisher:
-            return Publisher(chain, network=network, wallet=wallet, now=wall_clock, step=status.update)
-
-        plan, seen = with_chain(
-            network, lambda chain: publisher(chain).plan(chains), remember=remember, step=status.update
-        )
-        if not as_json:
-            _show_plan(plan, seen, network, wallet, chains)
-        report = None
-        if not dry_run:
-            global_id = seen.view.global_id
-            with held_outbox(state_dir() / "anchor", wallet.address(global_id), global_id) as outbox:
-                report = with_chain(
-                    network,
-                    lambda chain: publisher(chain).run(chains, outbox),
-                    seconds=RUN_SECONDS,
-                    remember=remember,
-                    step=status.update,
-                )
+    plan, seen = _over(network, wallet, lambda publisher: publisher.plan(chains), seconds=JOB_SECONDS)
+    if not as_json:
+        _show_plan(plan, seen, network, wallet, chains)
+    report = None
+    if not dry_run:
+        global_id = seen.view.global_id
+        with held_outbox(state_dir() / "anchor", wallet.address(global_id), global_id) as outbox:
+            report = _over(network, wallet, lambda publisher: publisher.run(chains, outbox), seconds=RUN_SECONDS)
     blocked = plan.blocked if report is None else report.blocked
     if as_json:
         outcome = {"ok": not blocked, "code": BLOCKED if blocked else None, "exit": 5 if blocked else 0}
@@ -88,6 +75,16 @@ def command(wallet_path: Path, network_path: Path, ledger: str | None, *, dry_ru
         _show_report(report)
     if blocked:
         raise SystemExit(5)
+
+
+def _over(network: Network, wallet: Wallet, job: Callable[[Publisher], Awaitable[T]], *, seconds: float) -> T:
+    """Run `job` over a lite server, and show on a terminal how far it is."""
+    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
+
+        def publish(chain: ChainView) -> Awaitable[T]:
+            return job(Publisher(chain, network=network, wallet=wallet, now=wall_clock, step=status.update))
+
+        return with_chain(network, publish, seconds=seconds, remember=state_dir() / "ton", step=status.update)
 
 
 def describe(plan: Plan, seen: Seen, wallet: Wallet, report: Report | None) -> dict[str, object]:
@@ -119,27 +116,30 @@ def _show_plan(plan: Plan, seen: Seen, network: Network, wallet: Wallet, chains:
     out.print(f"registry {view.address} on {network.name} ({place})", style="bold")
     out.print(f"wallet {wallet.address(view.global_id)} has {gram(seen.balance)}")
     for item in plan.items:
-        about = (
-            f"batch {item.seqno} of {item.receipts} receipts" if item.message.what == "anchor" else "its receipt key"
-        )
-        out.print(f"  {item.message.what} {about}, key {item.key.hex()[:16]}: about {gram(item.estimate)}")
+        batch = f"batch {item.seqno} of {_count(item.receipts, 'receipt')}, "
+        what = f"anchor {batch}" if item.message.what == "anchor" else "register "
+        out.print(f"  {what}key {item.key.hex()[:16]}: about {gram(item.estimate)}")
     for key, reason in plan.blocked.items():
         out.print(f"  key {key.hex()[:16]} cannot go on: {reason}", style="bold yellow")
     if plan.items:
         attached = f"{gram(plan.attached)} attached, what is not used comes back"
-        out.print(f"{len(plan.items)} messages, about {gram(plan.estimate)} in all; {attached}")
+        out.print(f"{_count(len(plan.items), 'message')}, about {gram(plan.estimate)} in all; {attached}")
     else:
-        batches = sum(len(chain.statements) for chain in chains.values())
-        out.print(f"nothing to send: {batches} batches in the ledger")
+        batches = _count(sum(len(chain.statements) for chain in chains.values()), "batch")
+        out.print(f"nothing to send: the ledger has {batches}")
+
+
+def _count(number: int, what: str) -> str:
+    """Give a number with its noun: `1 batch`, `2 batches`."""
+    plural = "es" if what.endswith("ch") else "s"
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _show_report(report: Report) -> None:
     out = console()
     for key, seqno in report.resumed.items():
         out.print(f"key {key.hex()[:16]}: batch {seqno}, sent by an earlier run, is anchored")
-    anchored = sum(item.message.what == "anchor" for item in report.done)
+    anchored = _count(sum(item.message.what == "anchor" for item in report.done), "batch")
     when = rfc3339(datetime.fromtimestamp(report.view.gen_utime, UTC))
-    out.print(
-        f"{anchored} batches anchored, proved at block {report.view.block.seqno} of {when}; paid {gram(report.paid)}",
-        style="bold green",
-    )
+    line = f"{anchored} anchored, proved at block {report.view.block.seqno} of {when}; paid {gram(report.paid)}"
+    out.print(line, style="bold green")
