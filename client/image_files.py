@@ -106,6 +106,8 @@ def _signer(folder: Path, manifest: bytes, key: bytes | None) -> bytes | None:
 
 def _portions(path: Path, size: int) -> Iterator[bytes]:
     """Give a file's bytes, no more than one portion beyond `size`."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UsageFault(f"{path}: no such file, or not a regular one")
     try:
         with path.open("rb") as file:
             while size >= 0 and (portion := file.read(_PORTION)):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 from dataclasses import replace
 from hashlib import sha256, sha384
@@ -210,6 +211,12 @@ def test_a_file_that_is_not_the_manifests_is_named(name: str, bend: str, image: 
     found = measured(image)
     assert (found["exit"], found["code"]) == ((2, "Usage") if bend == "gone" else (4, "ManifestMismatch"))
     assert name in found["error"]["got" if bend == "gone" else "where"]
+
+
+def test_a_pipe_is_no_file(image: Path) -> None:
+    (image / "rootfs.img").unlink()
+    os.mkfifo(image / "rootfs.img")
+    assert measured(image)["exit"] == 2
 
 
 @pytest.mark.parametrize(
