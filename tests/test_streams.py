@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from client.errors import RunOutcomeUnknown
 from client.exchange import SEALED_PATH
 from client.memory import ReceiptMemory
 from enclave.keys import ReceiptSigner
+from enclave.metrics import Count, Gauge
 from tests.relay import faithful, relayed
 from tests.served import Served, served
 from tests.test_server_exchange import sealed_for
@@ -115,6 +118,53 @@ def test_the_answer_to_another_request_is_refused(enclave: Served) -> None:
 
 def text_of(enclave: Served, question: str, **fields: Any) -> str:
     return "".join(item.text for item in enclave.run(question, **fields).items() if isinstance(item, Delta))
+
+
+# ---- requests that stop halfway
+
+
+@pytest.mark.parametrize("part", ["head", "body", "whole"])
+@pytest.mark.parametrize("listener", ["http", "unix"])
+def test_a_peer_that_stops_sending_has_gone(tmp_path: Path, listener: str, part: str) -> None:
+    """Half-closed in the head, in the body or after the last byte: its connection ends, its slot is free."""
+    with served(tmp_path, delay=0.02) as enclave:
+        sealed, _ = sealed_for(enclave, "word " * 200)
+        head = f"POST {SEALED_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sealed.wire)}\r\n\r\n".encode()
+        wire = head + sealed.wire
+        size = {"head": len(head) // 2, "body": len(wire) - 20, "whole": len(wire)}[part]
+        with dial(enclave, listener) as sock:
+            sock.sendall(wire[:size])
+            if part == "whole":
+                eventually(lambda: enclave.call(lambda: enclave.floor.pump.live) == 1)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(65536):
+                pass
+        eventually(lambda: enclave.call(lambda: enclave.floor.pump.live) == 0)
+        eventually(lambda: enclave.call(lambda: enclave.floor.metrics.read(Gauge.CONNECTIONS_OPEN)) == 0)
+        assert enclave.count(Count.RUNS_COMPLETE) == 0
+        assert text_of(enclave, "still here") == "still here"
+        if part == "body":  # the relay that cut it could not use it up
+            status, wire = enclave.post(sealed.wire)
+            assert status == 200
+
+
+def dial(enclave: Served, listener: str) -> socket.socket:
+    target = enclave.service.targets[listener]
+    if listener == "unix":
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(target.removeprefix("unix:"))
+        sock.settimeout(10)
+        return sock
+    host, port = target.removeprefix("http://").rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    for _ in range(250):
+        if holds():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to hold")
 
 
 # ---- what the wire shows
