@@ -144,6 +144,10 @@ def shape(port: int, held: set[str]) -> Shape:
     return Shape.parse(json.dumps(document).encode())
 
 
+class EmulatorCrashed(Exception):
+    """QEMU itself died: nothing was learnt of the image. QEMU 7.2 does so once in a while when it starts."""
+
+
 class Guest:
     """A running machine. Use through `guest()`."""
 
@@ -160,6 +164,8 @@ class Guest:
             over = self._machine.poll() is not None
             if found := re.search(pattern, self.text()):
                 return found[0]
+            if over and self._machine.returncode < 0:
+                raise EmulatorCrashed(f"QEMU died of signal {-self._machine.returncode}")
             assert not over, f"the machine ended without {pattern!r}:\n{self.text()[-3000:]}"
             assert time.monotonic() < end, f"no {pattern!r} within {SECONDS} s:\n{self.text()[-3000:]}"
             time.sleep(0.2)
