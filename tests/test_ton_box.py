@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from attestation.errors import Refused
-from client.errors import UsageFault
+from attestation.ton.boc import write_boc
+from client import registry_messages
+from client.errors import Unreachable, UsageFault
 from client.ledger_file import read_chains
 from client.ton.chain import ChainView, with_chain
-from client.ton.network import Network
+from client.ton.network import PUBLIC_IDS, Network
 from client.ton.outbox import Pending, held_outbox
 from client.ton.publishing import VALID_SECONDS, Publisher, Report
 from client.ton.wallet import Wallet
+from enclave.simulator.ton_answers import TonAnswers
 from enclave.simulator.ton_chain import GLOBAL_ID
 from enclave.simulator.ton_machine import TonMachine
-from tests.ton_in_box import NOW, Boot, InBox, in_box, write_ledger
+from tests.ton_in_box import CODE, NOW, OWNER, REGISTRY, Boot, InBox, in_box, registry_data, write_ledger
 
 pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
 
@@ -210,3 +213,123 @@ def test_blocked_keys_say_why_and_hold_nobody_up(ton: InBox) -> None:
     assert "no registration" in report.blocked[unknown.public]
     assert report.view.state.enclaves[good.public].seqno == 3
     assert report.view.state.enclaves[gap.public].seqno == 1
+
+
+def test_a_revoked_key_is_not_sent_for(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    run(ton, wallet, boot)
+    boot.batch()
+    body = write_boc(registry_messages.list_digest("revoke_key", boot.public))
+    assert ton.do(lambda: ton.box.send(OWNER, REGISTRY, body, value=10**8)) == 0
+    report = run(ton, wallet, boot)
+    assert (report.done, report.blocked) == ((), {boot.public: "the key is revoked"})
+    assert ton.exits() == [0, 0, 0]
+
+
+def test_a_registration_that_runs_out_is_said_to_have(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot(valid_until=NOW + 200)
+    boot.batch()
+    run(ton, wallet, boot)
+    ton.clock.at = NOW + 300
+    assert run(ton, wallet, boot).blocked == {}  # nothing is left to send
+    boot.batch()
+    assert "expired with 1 statements to go" in run(ton, wallet, boot).blocked[boot.public]
+    assert ton.exits() == [0, 0]
+
+
+def test_a_ledger_that_parts_from_the_registry_is_not_sent(ton: InBox) -> None:
+    """Two statements with one number: one is anchored, the ledger has the other. The key has contradicted itself."""
+    wallet, _ = ton.wallet()
+    boot, twin = Boot(), Boot()
+    boot.batch(), twin.batch(count=1)
+    run(ton, wallet, boot)
+    boot.batch(), twin.batch()
+    report = run(ton, wallet, twin)
+    assert "statement 2 does not follow" in report.blocked[boot.public]
+    assert ton.exits() == [0, 0]
+
+
+def test_a_simulated_boot_is_stopped_by_the_proved_network_id(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network file names a block of its own; what the chain proves to be is what counts."""
+    monkeypatch.setitem(PUBLIC_IDS, GLOBAL_ID, "this one")
+    wallet, _ = ton.wallet()
+    boot, real = Boot(), Boot("real", machine=1)
+    boot.batch(), real.batch()
+    with pytest.raises(Refused, match="MachineNotAllowed"):
+        run(ton, wallet, boot)
+    assert ton.box.steps == []
+    assert len(run(ton, wallet, real).done) == 2
+
+
+def test_a_transfer_for_another_registry_is_finished_first(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    crashing(ton, wallet, boot, monkeypatch, where="before")
+    (file,) = (ton.folder / "outbox").glob("*.json")
+    file.write_text(file.read_text().replace(REGISTRY.hex(), "77" * 32))
+    with pytest.raises(UsageFault, match="finish that first"):
+        run(ton, wallet, boot)
+    assert ton.exits() == []
+
+
+def test_an_account_that_is_no_wallet_any_more_is_not_used(ton: InBox) -> None:
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    data = write_boc(registry_data())
+    ton.do(lambda: ton.box.put(wallet.address(GLOBAL_ID).account, code=CODE, data=data, balance=10**10))
+    ton.do(ton.box.block)
+    with pytest.raises(UsageFault, match="no v4r2 wallet"):
+        run(ton, wallet, boot)
+
+
+class Lost(TonAnswers):
+    """Says that it takes a message, and drops it."""
+
+    dropped = 0
+
+    def send_message(self, boc: bytes) -> bytes:
+        self.dropped += 1
+        return super().send_message(boc) if self.dropped > 1 else bytes.fromhex("97e5503901000000")
+
+
+def test_a_server_that_drops_the_transfer_costs_a_second_run(
+    tmp_path: Path, machine: TonMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.ton.publishing.CONFIRM_SECONDS", 1)
+    with in_box(tmp_path, machine, answers=Lost) as ton:
+        wallet, _ = ton.wallet()
+        boot = Boot()
+        boot.batch()
+        with pytest.raises(Unreachable, match="run the same command again"):
+            run(ton, wallet, boot)
+        assert ton.exits() == []
+        report = run(ton, wallet, boot)
+        assert (report.resumed, ton.exits()) == ({boot.public: 1}, [0, 0])
+
+
+class Frozen(TonAnswers):
+    """Takes messages, and shows for ever what was before."""
+
+    def masterchain_info(self) -> bytes:
+        return self.info(self.box.chain.block(3).encode())
+
+
+def test_a_server_that_shows_no_new_head_never_confirms(
+    tmp_path: Path, machine: TonMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.ton.publishing.CONFIRM_SECONDS", 1)
+    with in_box(tmp_path, machine, answers=Frozen) as ton:
+        wallet, _ = ton.wallet()
+        boot = Boot()
+        boot.batch()
+        with pytest.raises(Unreachable, match="not confirmed"):
+            run(ton, wallet, boot)
+        assert ton.exits() == [0, 0]
+        with pytest.raises(Unreachable, match="not confirmed"):
+            run(ton, wallet, boot)
+        assert ton.exits() == [0, 0]  # the same bytes again: the wallet takes them once

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.batch import BatchStatement
 from attestation.errors import AttestationError, Malformed, Refused, Untrusted
-from attestation.ledger import BATCH, MAX_RECORD, StatementRecord, frame
+from attestation.ledger import BATCH, MAX_RECORD, RECEIPT, REGISTRATION, ReceiptRecord, StatementRecord, frame
 from client.errors import Unreachable, UsageFault
 from client.ledger_file import find_receipt, read_chains
 from client.ledger_source import opened_ledger
@@ -245,6 +245,31 @@ def test_only_what_the_key_signed_counts(tmp_path: Path) -> None:
     record = StatementRecord(key=boot.public, boc=statement.to_boc(), signature=other.sign(statement.hash))
     boot.records[-1] = frame(BATCH, record.encode())
     with pytest.raises(Untrusted, match="BatchSignatureInvalid"):
+        read_chains(write_ledger(tmp_path / "l", [boot]))
+
+
+@pytest.mark.parametrize("change", [{"key": bytes(32)}, {"serial": 1, "seqno": 1, "head": b"\x01" * 32}])
+def test_only_the_boot_s_own_registration_counts(tmp_path: Path, change: dict[str, Any]) -> None:
+    boot = Boot()
+    other = replace(boot.registration, **change)
+    record = StatementRecord(key=boot.public, boc=other.to_boc(), signature=boot.key.sign(other.hash))
+    boot.records[0] = frame(REGISTRATION, record.encode())
+    with pytest.raises(Malformed, match="MalformedRegistration"):
+        read_chains(write_ledger(tmp_path / "l", [boot]))
+
+
+def test_a_registration_and_a_receipt_are_the_key_s_own_or_nothing(tmp_path: Path) -> None:
+    boot, stranger = Boot(), Boot("stranger")
+    boot.batch()
+    record = StatementRecord(key=boot.public, boc=boot.registration.to_boc(), signature=bytes(64))
+    good = boot.records[0]
+    boot.records[0] = frame(REGISTRATION, record.encode())
+    with pytest.raises(Untrusted, match="RegistrationSignatureInvalid"):
+        read_chains(write_ledger(tmp_path / "l", [boot]))
+    item = stranger.receipt().encode()
+    boot.records[0] = good
+    boot.records[1] = frame(RECEIPT, ReceiptRecord(key=boot.public, serial=0, item=item).encode())
+    with pytest.raises(Untrusted, match="ReceiptSignatureInvalid"):
         read_chains(write_ledger(tmp_path / "l", [boot]))
 
 
