@@ -252,6 +252,12 @@ class TestModelDisk:
         with pytest.raises(LaunchRefused, match="Merkle root"):
             self.disks(case, disk)
 
+    def test_a_sound_disk_of_another_model(self, case: Launchable) -> None:
+        case.model.write_bytes(b"GGUF" + b"another" * 3000)
+        disk, _ = write_model_disk(case.model, case.folder, progress=lambda _: None)
+        with pytest.raises(LaunchRefused, match="Merkle root"):
+            self.disks(case, disk)
+
     def test_a_dry_run_writes_no_disk(self, case: Launchable) -> None:
         (disk,) = self.disks(case, case.model, write=False)
         assert not disk.exists()

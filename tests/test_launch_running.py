@@ -315,3 +315,13 @@ def test_a_real_machine_in_software(tmp_path: Path) -> None:
     code, err = started.ended()
     assert (code, "NOT CONFIDENTIAL" in err) == (0, True)
     nothing_left(tmp_path, row)
+
+
+@needs_emulation
+def test_a_tpm_whose_machine_never_called_goes_too(tmp_path: Path, program: Path) -> None:
+    case = launchable(tmp_path / "case", machine="simulated")
+    started = Started(tmp_path, [*case.words(EMULATED, "--emulate"), "--qemu", str(program)], play="dies")
+    row = started.event("started")
+    assert row["tpm_pid"] is not None
+    assert started.ended()[0] == 6
+    nothing_left(tmp_path, row)
