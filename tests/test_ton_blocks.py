@@ -178,6 +178,12 @@ def validators(
     return (builder.ref(hashmap(entries, 16)) if listed else builder).cell()
 
 
+def unlisted() -> Cell:
+    """Give a validator set that says it has no list, with the list behind it."""
+    head = Builder().uint(0x12, 8).uint(0, 64).uint(3, 16).uint(3, 16).uint(6, 64).uint(0, 1)
+    return head.ref(validators().refs[0]).cell()
+
+
 def test_the_masterchain_is_signed_by_the_first_of_the_list() -> None:
     found = masterchain_validators(config(), 1)
     assert [(one.key[0], one.weight, one.adnl) for one in found] == [(i, i + 1, bytes(32)) for i in range(3)]
@@ -210,6 +216,7 @@ def test_the_order_is_shuffled_when_the_configuration_says_so() -> None:
         (config(current=validators(main=4)), "MalformedBlock", "main"),
         (config(current=validators(total=MAX_MAIN + 9, main=MAX_MAIN + 1)), "MalformedBlock", "main"),
         (config(current=validators(listed=0)), "MalformedBlock", "list"),
+        (config(current=unlisted()), "MalformedBlock", "list"),
         (config(current=validators(total=4, main=4)), "BlockProofInvalid", "validator[3]"),
         (config(current=validators(keys=(0, 1, 0))), "MalformedBlock", "list"),
         (config(current=Builder().uint(0x12, 8).cell()), "MalformedBlock", "utime"),

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import Malformed, Untrusted
 from ..wire import Reader
-from .blockid import SIZE, BlockId
+from .blockid import BlockId
 from .tl import put_bytes, take_bytes, take_count
 from .validators import MAX_MAIN
 
@@ -97,7 +97,7 @@ def _candidate_block(candidate: bytes) -> BlockId:
     """Give the block of a TL `consensus.CandidateHashData`, every byte of it read. Raises MalformedTrustPath."""
     reader = Reader(candidate, what="candidate", code=_CODE)
     tag = reader.u32le("tag")
-    if tag not in {_CANDIDATE, _EMPTY_CANDIDATE} or reader.left < SIZE:
+    if tag not in {_CANDIDATE, _EMPTY_CANDIDATE}:
         raise Malformed(_CODE, "candidate.tag", want="a candidate of either kind", got=f"{tag:08x}")
     block = BlockId.take(reader, "block")
     if tag == _CANDIDATE:
