@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from ..errors import Malformed
@@ -76,7 +76,7 @@ class Fields:
         value = self.text(name)
         if _TIME.fullmatch(value):
             try:
-                return datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+                return datetime.fromisoformat(value)
             except ValueError:
                 pass  # a 31st of June: refused in the next line
         raise Malformed(self._code, f"{self.where}.{name}", want="a time in UTC with seconds", got=value[:40])
