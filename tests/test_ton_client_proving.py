@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `receipt prove` refuses: receipts that no batch has, heads that are not there yet, ledgers that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestation.batch import BatchStatement
+from attestation.dossier import Dossier
+from attestation.errors import AttestationError, Untrusted
+from attestation.ledger import BATCH, StatementRecord, frame
+from attestation.ton.anchoring import Anchoring
+from attestation.ton.boc import write_boc
+from attestation.ton.registry import Enclave
+from client.errors import UsageFault
+from client.ledger_file import read_records
+from client.ton import proving
+from client.ton.chain import with_chain
+from client.ton.proving import Located, locate, prove_anchoring, with_anchoring
+from tests.anchored_dossier import Kept, bent, keep_one
+from tests.ton_in_box import CODE, REGISTRY, in_box, registry_data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def kept(folder: Path) -> Kept:
+    return keep_one(folder)
+
+
+def records(folder: Path) -> list[tuple[str, bytes]]:
+    return list(read_records(folder / "enclave" / "ledger"))
+
+
+def located(kept: Kept, path: Path, written: list[tuple[str, bytes]], data: bytes | None = None) -> Located:
+    path.write_bytes(b"".join(frame(kind, body) for kind, body in written))
+    return locate(Dossier.decode(data or kept.data), path)
+
+
+def heads(folder: Path) -> list[BatchStatement]:
+    return [BatchStatement.from_boc(StatementRecord.decode(b).boc) for kind, b in records(folder) if kind == BATCH]
+
+
+def prove(kept: Kept, tmp_path: Path, where: Located, **record: Any) -> Anchoring:
+    """Prove against a registry that has `record` for the key."""
+    now = int(kept.now.timestamp())
+    known: dict[str, Any] = {
+        "boot": kept.boot.digest,
+        "serial": 0,
+        "valid_until": now,
+        "anchored_at": now,
+        "extension": None,
+    }
+    enclaves = {kept.boot.receipt_key: Enclave(**(known | record))} if record else {}
+    with in_box(tmp_path, None, now=now) as ton:
+        data = write_boc(registry_data(enclaves=enclaves))
+        ton.do(lambda: ton.box.put(REGISTRY, code=CODE, data=data, balance=10**9))
+        ton.do(ton.box.block)
+        found = with_chain(
+            ton.network, lambda chain: prove_anchoring(chain, ton.network, where, now=kept.now, path=False)
+        )
+    return found.anchoring
+
+
+def test_a_head_at_the_batch_itself_needs_no_later_statement(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    where = located(kept, tmp_path / "l", records(folder))
+    first = heads(folder)[0]
+    anchoring = prove(kept, tmp_path, where, seqno=1, head=first.hash)
+    assert (anchoring.later, anchoring.index) == ((), 0)
+
+
+def test_a_key_that_is_not_registered(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    where = located(kept, tmp_path / "l", records(folder))
+    with pytest.raises(Untrusted, match=r"NotAnchored.*not registered"):
+        prove(kept, tmp_path, where)
+
+
+def test_a_head_before_the_batch(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    where = located(kept, tmp_path / "l", records(folder))
+    with pytest.raises(Untrusted, match=r"NotAnchored: registry\.head.*head 0"):
+        prove(kept, tmp_path, where, seqno=0, head=bytes(32))
+
+
+def test_a_head_that_the_ledger_does_not_know(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    where = located(kept, tmp_path / "l", records(folder))
+    with pytest.raises(Untrusted, match=r"NotAnchored.*no statement 3"):
+        prove(kept, tmp_path, where, seqno=3, head=bytes(32))
+    with pytest.raises(Untrusted, match=r"NotAnchored: registry\.head"):
+        prove(kept, tmp_path, where, seqno=2, head=bytes(32))
+
+
+def test_a_ledger_of_somebody_else(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    for kinds in ({"receipt", "registration"}, {"batch"}):
+        written = [(kind, body) for kind, body in records(folder) if kind in kinds]
+        with pytest.raises(Untrusted, match=r"NotAnchored|BatchProofInvalid"):
+            located(kept, tmp_path / "l", written)
+    with pytest.raises(Untrusted, match="NotAnchored"):
+        located(kept, tmp_path / "l", [])
+
+
+def test_a_receipt_that_its_evidence_s_key_did_not_sign(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    flip: Callable[[bytes], bytes] = lambda signature: bytes((signature[0] ^ 1,)) + signature[1:]  # noqa: E731
+    with pytest.raises(Untrusted, match="ReceiptSignatureInvalid"):
+        located(kept, tmp_path / "l", records(folder), bent(kept.data, (10, ">", 2), flip))
+
+
+def test_too_many_batches_since(kept: Kept, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "MAX_LATER", 0)
+    where = located(kept, tmp_path / "l", records(folder))
+    with pytest.raises(AttestationError, match="at most 0 statements"):
+        prove(kept, tmp_path, where, seqno=2, head=heads(folder)[1].hash)
+
+
+def test_a_proof_that_does_not_fit_leaves_the_dossier_alone(kept: Kept) -> None:
+    dossier = Dossier.decode(kept.data)
+    anchoring = Anchoring.decode(dossier.anchoring or b"")
+    big = replace(dossier, response=bytes(1024 * 1024 - 85_000))
+    with pytest.raises(UsageFault, match="does not fit"):
+        with_anchoring(big, anchoring)
