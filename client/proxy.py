@@ -38,6 +38,12 @@ class Proxy:
         app.router.add_route("*", "/{path:.*}", self._any)
         return app
 
+    def runner(self) -> web.AppRunner:
+        """Give its runner: no log of requests, no body unpacked, and a caller who goes away ends its request."""
+        return web.AppRunner(
+            self.application(), access_log=None, handler_cancellation=True, handle_signals=False, auto_decompress=False
+        )
+
     def close(self) -> None:
         """Let go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)

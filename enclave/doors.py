@@ -158,6 +158,7 @@ class Doors:
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEPALIVE_SECONDS,
             lingering_time=LINGER_SECONDS,
+            auto_decompress=False,  # ciphertext does not shrink: what would grow here is an attack
             access_log=None,  # type: ignore[arg-type]  # no log of requests at all
         )
 

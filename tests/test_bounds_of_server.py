@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import json
@@ -171,6 +172,16 @@ def test_a_request_is_refused_at_the_limit_of_the_boot_map(enclave: Served, fram
     # One frame that never ends: its length is refused before the bytes are kept.
     head = f"POST {SEALED} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode()
     assert enclave.raw(head + data + b"\r\n0\r\n\r\n", finish=False).split()[1] in {b"400", b"413"}
+
+
+@pytest.mark.parametrize("path", [SEALED, ATTEST])
+def test_a_packed_body_is_not_unpacked(enclave: Served, path: str) -> None:
+    """A thousand zeros for every byte sent would be unpacked before any limit is looked at."""
+    good = sealed_for(enclave)[0].wire if path == SEALED else cbor.encode({1: ["sericin/1"], 2: bytes(32), 3: "epoch"})
+    for body in (gzip.compress(good), gzip.compress(bytes(10**7))):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        assert enclave.raw(head.encode() + body, finish=False).split()[1] in {b"400", b"413"}
+    assert enclave.post(good, path)[0] == 200
 
 
 def test_challenges_that_wait_are_counted(enclave: Served) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import shutil
@@ -40,7 +41,7 @@ class Running:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.proxy = Proxy(self.upstream, token=token, at_once=at_once)
-        self._runner = web.AppRunner(self.proxy.application(), access_log=None, handler_cancellation=True)
+        self._runner = self.proxy.runner()
         self.port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
 
     async def _start(self) -> int:
@@ -363,6 +364,11 @@ def test_what_is_no_request_is_a_400(proxy: Running, body: bytes) -> None:
 
 def test_a_body_that_is_too_long_is_a_413(proxy: Running) -> None:
     assert raw(proxy, {}, path="/v1/chat/completions", body=bytes(MAX_BODY + 1)) == 413
+
+
+def test_a_packed_body_is_not_unpacked(proxy: Running) -> None:
+    packed = gzip.compress(json.dumps({"model": MODEL, "messages": []}).encode())
+    assert raw(proxy, {"Content-Encoding": "gzip"}, path="/v1/chat/completions", body=packed) == 400
 
 
 def test_the_verdict_can_be_read(proxy: Running) -> None:

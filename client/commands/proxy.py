@@ -77,7 +77,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 async def _serve(proxy: Proxy, host: str, port: int, ready: Callable[[str], None]) -> None:
-    runner = web.AppRunner(proxy.application(), access_log=None, handler_cancellation=True, handle_signals=False)
+    runner = proxy.runner()
     await runner.setup()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
