@@ -68,6 +68,15 @@ def test_a_quote_is_accepted_under_the_policy_that_knows_it(files: Path) -> None
     assert "NOT CONFIDENTIAL" in verify(files, "--policy", files / "policy.json").stdout
 
 
+def test_a_simulated_root_is_accepted_only_where_the_caller_says_so(files: Path) -> None:
+    quote, collateral = (files / "quote").read_bytes(), Collateral.from_json((files / "collateral.json").read_bytes())
+    policy = Policy.parse((files / "policy.json").read_bytes())
+    refused = check_quote(quote, collateral, now=NOW, policy=policy)
+    assert refused.error is not None
+    assert (refused.error.code, refused.exit_code) == ("Unconfidential", 5)
+    assert check_quote(quote, collateral, now=NOW, policy=policy, allow_unconfidential=True).error is None
+
+
 def test_without_a_policy_the_root_is_intels(files: Path) -> None:
     result = verify(files, "--json")
     assert (result.exit_code, document(result)["code"], document(result)["authentic"]) == (4, "UntrustedRoot", False)
@@ -80,6 +89,8 @@ def test_report_data_must_be_what_was_asked_for(files: Path) -> None:
         result = verify(files, *policy, "--report-data", wrong, "--json")
         assert (result.exit_code, document(result)["code"]) == (4, "ReportDataMismatch")
     assert verify(files, *policy, "--report-data", "05").exit_code == 2
+    (files / "claims").write_bytes(b"claims")
+    assert verify(files, *policy, "--report-data", "05" * 64, "--claims", files / "claims").exit_code == 2
     (files / "claims").write_bytes(b"other claims")
     result = verify(files, *policy, "--claims", files / "claims", "--json")
     assert document(result)["code"] == "ReportDataMismatch"
