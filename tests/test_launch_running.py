@@ -126,6 +126,7 @@ def test_from_start_to_stop(tmp_path: Path, begin: Any) -> None:
     ), "a change is told once, what is no health line never"
 
     place = tmp_path / "run" / "cpu-4"
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
     for name in (RECORD, "config.img", "operator.img", "manifest.img", "health.json"):
         assert stat.S_IMODE((place / name).stat().st_mode) == 0o600
@@ -282,8 +283,10 @@ def test_what_a_dead_launch_left_is_cleared_away(tmp_path: Path, begin: Any) -> 
     assert said(tmp_path, "stop", "cpu-4")[1]["how"] == "stopped"
 
 
-def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, begin: Any) -> None:
-    (tmp_path / "run").mkdir(mode=0o755)
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path, begin: Any, mode: int) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(mode)
     code, err = begin().ended()
     assert (code, "chmod 700" in err) == (2, True)
     assert not list((tmp_path / "run").glob("[!.]*"))

@@ -144,7 +144,7 @@ class Records:
         """
         place = self.place(record.name)
         if len(os.fsencode(place / "monitor")) > MAX_SOCKET_PATH:
-            raise LaunchRefused("usage", f"{place}: too long for a socket's path; choose a shorter --state")
+            raise LaunchRefused("usage", f"{place}: too long for a socket's path; choose a shorter --run-dir")
         self._open()
         try:
             with self._alone():
@@ -163,14 +163,16 @@ class Records:
             yield
 
     def _open(self) -> None:
-        """Make the folder of all, and require that nobody else may look into it."""
+        """Make the folder of all, and require that nobody else may put anything there."""
         try:
             self.folder.mkdir(parents=True, mode=0o700, exist_ok=True)
             found = self.folder.stat()
         except OSError as e:
             raise LaunchRefused("host", f"{self.folder}: {e.strerror}") from None
-        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-            raise LaunchRefused("usage", f"{self.folder} must belong to you alone: chmod 700 it, or choose --state")
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+            raise LaunchRefused(
+                "usage", f"{self.folder} must be writable by you alone: chmod 700 it, or choose --run-dir"
+            )
 
     def _clear(self, name: str) -> None:
         record = self.read(name)
