@@ -21,7 +21,7 @@ from client.ton.wallet import Wallet
 from enclave.simulator.ton_answers import TonAnswers
 from enclave.simulator.ton_chain import GLOBAL_ID
 from enclave.simulator.ton_machine import TonMachine
-from tests.ton_in_box import CODE, NOW, OWNER, REGISTRY, Boot, InBox, in_box, registry_data, write_ledger
+from tests.ton_in_box import CODE, NOW, OWNER, REGISTRY, Boot, BoxClock, InBox, in_box, registry_data, write_ledger
 
 pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
 
@@ -333,3 +333,29 @@ def test_a_server_that_shows_no_new_head_never_confirms(
         with pytest.raises(Unreachable, match="not confirmed"):
             run(ton, wallet, boot)
         assert ton.exits() == [0, 0]  # the same bytes again: the wallet takes them once
+
+
+class Deaf(TonAnswers):
+    """Takes every message and runs none, while time goes on."""
+
+    clock: BoxClock
+
+    def send_message(self, boc: bytes) -> bytes:  # noqa: ARG002
+        self.clock.at += VALID_SECONDS + 1
+        return bytes.fromhex("97e5503901000000")
+
+
+def test_a_network_that_takes_nothing_ends_the_run(tmp_path: Path, machine: TonMachine) -> None:
+    with in_box(tmp_path, machine, answers=Deaf) as ton:
+        assert isinstance(ton.answers, Deaf)
+        ton.answers.clock = ton.clock
+        wallet, _ = ton.wallet()
+        boot = Boot()
+        boot.batch(), boot.batch()
+        with pytest.MonkeyPatch.context() as patch:  # a wallet's first transfer never runs out of time
+            patch.setattr(Deaf, "send_message", TonAnswers.send_message)
+            run(ton, wallet, boot)
+        boot.batch()
+        with pytest.raises(Unreachable, match="3 transfers ran out of time"):
+            run(ton, wallet, boot)
+        assert ton.exits() == [0, 0, 0]

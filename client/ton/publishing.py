@@ -29,6 +29,8 @@ from .registry_view import RegistryView, view_registry
 from .wallet import Wallet
 
 VALID_SECONDS: Final = 120  # of the chain, that a transfer may wait to run
+MAX_HEAD_AGE: Final = 60  # seconds: from an older block on, a transfer's time might be over before it is sent
+MAX_EXPIRED: Final = 3  # transfers of one run that nobody took in time
 CONFIRM_SECONDS: Final = 150  # of the client's clock
 FLIGHT_SECONDS: Final = 45  # of the chain, from the wallet to the registry
 POLL_SECONDS: Final = 1.5
@@ -86,7 +88,7 @@ class Publisher:
 
     async def look(self) -> Seen:
         """Read registry and wallet at the newest block. Raises Malformed, Untrusted, Refused or Unreachable."""
-        view = await view_registry(self._chain, self._network.registry, now=self._now())
+        view = await view_registry(self._chain, self._network.registry, now=self._now(), max_age=MAX_HEAD_AGE)
         address = self._wallet.address(view.global_id)
         account = (await self._chain.read(address, view.block)).proved.account
         return Seen(
@@ -119,6 +121,7 @@ class Publisher:
             seen, happened = await self._follow(pending, outbox, seen=seen)
             resumed = pending.goals if happened else {}
             plan = self._plan(chains, seen)
+        expired = 0
         while plan.items:
             chunk = plan.items[: self._wallet.capacity]
             pending = self._sign(chunk, seen)
@@ -127,6 +130,12 @@ class Publisher:
             seen, happened = await self._follow(pending, outbox, seen=None)
             if happened:
                 done += chunk
+            else:
+                expired += 1
+            if expired == MAX_EXPIRED:
+                raise Unreachable(
+                    f"{expired} transfers ran out of time; is the network busy? Run the same command again"
+                )
             plan = self._plan(chains, seen)
         paid = max(0, before - seen.balance)
         return Report(done=tuple(done), resumed=resumed, blocked=plan.blocked, paid=paid, view=seen.view)
