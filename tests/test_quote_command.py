@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from attestation.policy import Policy
+from attestation.tdx.collateral import Collateral
 from client.commands.quote import command
+from client.quote_check import check_quote
 from enclave.simulator.tdx_quote import QuotePlan, ReportPlan
 from tests.forged import policy_document, registers
 from tests.tdx_cases import NOW, Case, authority
