@@ -221,6 +221,14 @@ def test_a_missing_measurement_is_said(qemu: Path, tmp_path: Path) -> None:
     assert qemu.exists()
 
 
+def test_a_port_that_nobody_listens_on_is_said(qemu: Path, tmp_path: Path) -> None:
+    case = launchable(tmp_path / "other", shapes=[SHAPE])
+    case.operator.write_bytes(operator_document().replace(b":8443", b":9443"))
+    said = CliRunner().invoke(command, ["run", *case.words(SHAPE, "--dry-run")])
+    assert (said.exit_code, "forwards to port 8443" in said.stderr) == (0, True)
+    assert qemu.exists()
+
+
 class TestModelDisk:
     def disks(self, case: Launchable, *files: Path, write: bool = True) -> tuple[Path, ...]:
         config = EnclaveConfig.parse(case.config.read_bytes())

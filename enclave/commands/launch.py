@@ -150,6 +150,8 @@ def run(
             "RTMR0 of `sericin measure image`",
             err=True,
         )
+    for port in plan.deaf_ports:
+        click.echo(f"the shape forwards to port {port}, on which the operator document listens nowhere", err=True)
     if dry_run:
         words = line.command_line(plan, launching.places_of(plan, options, records), program=qemu)
         click.echo(json.dumps({"ok": True, "exit": 0, "argv": words}, indent=2) if as_json else shlex.join(words))

@@ -57,6 +57,15 @@ class Plan:
         """Whether the manifest tells the registers of this shape."""
         return any(row.shape_sha256 == self.shape.digest for row in self.manifest.measurements)
 
+    @property
+    def deaf_ports(self) -> tuple[int, ...]:
+        """Ports of the guest that the shape forwards to, but the operator document has no listener on."""
+        if "operator" not in self.documents:
+            return ()
+        listen = OperatorDocument.parse(self.documents["operator"]).listen
+        heard = {address[1] for address in (listen.http, listen.ra_tls) if address is not None}
+        return tuple(sorted({forward.guest_port for forward in self.shape.host.forward} - heard))
+
     def file(self, name: str) -> Path:
         """Give the place of one of the image's files."""
         return self.image / name
