@@ -15,7 +15,7 @@ from mutmut.mutation.file_mutation import MutationVisitor, deep_replace
 from mutmut.mutation.mutators import mutation_operators, operator_arg_removal
 from mutmut.mutation.pragma_handling import IgnoredCode
 
-WORDS = {"where", "want", "got", "what"}
+WORDS = {"where", "want", "got", "what", "when"}
 ERRORS = {"Malformed", "Untrusted", "Refused", "PolicyInvalid"}
 
 
@@ -67,18 +67,28 @@ def is_words(arg: cst.Arg) -> bool:
     return isinstance(value, cst.Name) and value.value in WORDS
 
 
-def words_of(call: cst.Call) -> list[cst.Arg]:
+def parameters(module: cst.Module) -> dict[str, list[str]]:
+    """Name the positional parameters of every top-level function."""
+    functions = [node for node in module.body if isinstance(node, cst.FunctionDef)]
+    return {node.name.value: [param.name.value for param in node.params.params] for node in functions}
+
+
+def words_of(call: cst.Call, known: dict[str, list[str]]) -> list[cst.Arg]:
     """List the arguments of a call that are words; of an error also its place."""
     found = [arg for arg in call.args if is_words(arg)]
-    if isinstance(call.func, cst.Name) and call.func.value in ERRORS:
-        at = 0 if call.func.value == "PolicyInvalid" else 1
-        found += [arg for arg in call.args[at : at + 1] if not arg.keyword and arg not in found]
+    if isinstance(call.func, cst.Name):
+        names = known.get(call.func.value, [])
+        if call.func.value in ERRORS:
+            names = ["where"] if call.func.value == "PolicyInvalid" else ["", "where"]
+        for name, arg in zip(names, call.args, strict=False):
+            if name in WORDS and not arg.keyword and not arg.star and arg not in found:
+                found.append(arg)
     return found
 
 
-def arguments(node: cst.Call) -> Iterable[cst.CSTNode]:
+def arguments(node: cst.Call, known: dict[str, list[str]]) -> Iterable[cst.CSTNode]:
     """Do what mutmut does with arguments, apart from words."""
-    words = {id(arg) for arg in words_of(node)}
+    words = {id(arg) for arg in words_of(node, known)}
     kept = [arg for arg in node.args if id(arg) not in words]
     for changed in operator_arg_removal(node.with_changes(args=kept)):
         rest = [arg for arg in node.args if id(arg) in words]
@@ -95,21 +105,23 @@ def arguments(node: cst.Call) -> Iterable[cst.CSTNode]:
 
 OURS: list[tuple[Any, Any]] = [(cst.SimpleStatementLine, left_out), (cst.If, never)]
 ALL = [*mutation_operators, *OURS]
-KEPT = [pair for pair in ALL if pair[1] is not operator_arg_removal] + [(cst.Call, arguments)]
 
 
 class Visitor(MutationVisitor):  # type: ignore[misc]  # mutmut is not installed where types are checked
     """Visit decorated functions too (only code is replaced, no decorator runs again), and no words."""
 
-    def __init__(self, operators: Sequence[tuple[Any, Any]], *, words: bool) -> None:
+    def __init__(self, operators: Sequence[tuple[Any, Any]], known: dict[str, list[str]], *, words: bool) -> None:
+        if not words:
+            operators = [pair for pair in operators if pair[1] is not operator_arg_removal]
+            operators += [(cst.Call, lambda node: arguments(node, known))] if len(operators) > len(OURS) else []
         super().__init__(operators, IgnoredCode(set(), set(), set()))
-        self._words = words
+        self._words, self._known = words, known
         self._skipped: set[int] = set()
 
     def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
         if not self._words:
             if isinstance(node, cst.Call):
-                self._skipped |= {id(arg) for arg in words_of(node)}
+                self._skipped |= {id(arg) for arg in words_of(node, self._known)}
             if id(node) in self._skipped:
                 return True
             targets = node.targets if isinstance(node, cst.Assign) else ()
@@ -135,7 +147,7 @@ def _functions(module: cst.Module) -> dict[int, str]:
 
 def _visit(source: str, operators: Sequence[tuple[Any, Any]], *, words: bool) -> tuple[MetadataWrapper, list[Any]]:
     wrapper = MetadataWrapper(cst.parse_module(source))
-    visitor = Visitor(operators, words=words)
+    visitor = Visitor(operators, parameters(wrapper.module), words=words)
     wrapper.visit(visitor)
     return wrapper, list(visitor.mutations)
 
@@ -144,11 +156,11 @@ def _text(module: cst.Module, node: cst.CSTNode) -> str:
     return " ".join(module.code_for_node(node).split()).replace("`", "'")[:160]
 
 
-def mutants_of(tree: Path, file: str) -> tuple[list[Mutant], int]:
-    """Give the mutants of one file, and how many were excluded."""
-    source = (tree / file).read_text()
-    wrapper, found = _visit(source, KEPT, words=False)
-    everything = len(_visit(source, ALL, words=True)[1])
+def mutants_of(tree: Path, file: str, *, checks: bool) -> tuple[list[Mutant], int]:
+    """Give the mutants of one file, and how many were excluded; with `checks` those alone that leave a check out."""
+    source, operators = (tree / file).read_text(), OURS if checks else ALL
+    wrapper, found = _visit(source, operators, words=False)
+    everything = len(_visit(source, operators, words=True)[1])
     module, places = wrapper.module, wrapper.resolve(PositionProvider)
     names = _functions(module)
     mutants: list[Mutant] = []
