@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,25 @@ def remote_nobody(there: RemoteEnclave) -> RemoteEnclave:
     return RemoteEnclave("http://127.0.0.1:9", policy=there._document, now=there._now, timeout=2)
 
 
+def test_the_legacy_twin_says_what_it_needs() -> None:
+    code = "import sys; sys.modules['httpx'] = None; import client.legacy_transport"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "client.legacy_transport needs httpx" in ended.stderr
+
+
+def test_one_client_serves_many_threads(there: RemoteEnclave) -> None:
+    with (
+        openai.OpenAI(http_client=there.http_client(), base_url=BASE_URL, api_key="unused") as caller,
+        ThreadPoolExecutor(8) as threads,
+    ):
+
+        def ask(number: int) -> str | None:
+            message: Any = [{"role": "user", "content": f"number {number}"}]
+            return caller.chat.completions.create(model=MODEL, messages=message).choices[0].message.content
+
+        assert list(threads.map(ask, range(24))) == [f"number {n}" for n in range(24)]
+
+
 def test_an_enclave_that_is_not_there_is_a_connection_error(there: RemoteEnclave) -> None:
     with httpx2.Client(transport=client.SealedTransport(remote_nobody(there).upstream())) as plain:
         with pytest.raises(httpx2.ConnectError):
@@ -275,12 +295,13 @@ async def test_cancelling_an_asynchronous_request_ends_its_run(tmp_path: Path) -
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            await asyncio.to_thread(eventually, lambda: slow.count(Count.RUNS_ABORTED) == 1)
+            await asyncio.to_thread(eventually, lambda: slow.call(lambda: slow.floor.pump.live) == 0)
             stream = await caller.chat.completions.create(model=MODEL, messages=LONG, stream=True)
             await anext(aiter(stream))
             await stream.close()
-            await asyncio.to_thread(eventually, lambda: slow.count(Count.RUNS_ABORTED) == 2)
+            await asyncio.to_thread(eventually, lambda: slow.call(lambda: slow.floor.pump.live) == 0)
         assert slow.count(Count.SEALED_ACCEPTED) == 2
+        assert slow.count(Count.RUNS_COMPLETE) == 0
 
 
 def test_an_idle_connection_that_the_enclave_closed_is_not_used(enclave: Served) -> None:
