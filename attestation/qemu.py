@@ -36,10 +36,11 @@ def machine(shape: Shape, *, memory: str) -> str:
     """Give the value of -machine; `memory` is the id of the memory back end.
 
     TDX has no SMM, no PIC and no HPET: QEMU refuses to start a trust domain with the first two. An emulated machine
-    has none either, so that its tables are those of the same hardware.
+    keeps its PIC: without one, QEMU's software interrupt controller sooner or later asks it for a vector, and dies.
     """
     version = "pc-q35-{}.{}".format(*shape.machine_type)
-    return f"{version},memory-backend={memory},hpet=off,pic=off,smm=off"
+    pic = "on" if shape.machine == "emulated" else "off"
+    return f"{version},memory-backend={memory},hpet=off,pic={pic},smm=off"
 
 
 def processors(shape: Shape) -> str:

@@ -164,7 +164,7 @@ def test_several_gpus_and_models_are_numbered() -> None:
 def test_an_emulated_machine_has_a_tpm_and_no_trust_domain(here: Path) -> None:
     case = launchable(here, machine="simulated")
     words = argv(case, EMULATED, "--emulate")
-    assert values(words, "-machine") == ["pc-q35-7.2,memory-backend=mem0,hpet=off,pic=off,smm=off"]
+    assert values(words, "-machine") == ["pc-q35-7.2,memory-backend=mem0,hpet=off,pic=on,smm=off"]
     assert values(words, "-accel") == ["tcg,thread=multi"]
     assert values(words, "-cpu") == ["max,phys-bits=40"]
     digest = sha384(case.config.read_bytes()).hexdigest()
