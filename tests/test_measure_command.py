@@ -222,6 +222,7 @@ def test_a_pipe_is_no_file(image: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "where"),
     [
+        ("size", "initrd (size)"),
         ("root", "rootfs root hash"),
         ("tree", "rootfs.verity"),
         ("salt", "rootfs root hash"),
@@ -241,7 +242,9 @@ def test_a_manifest_that_lies_about_its_files_is_untrusted(field: str, where: st
     other = bytearray(ROOTFS)
     other[5000] ^= 1
     records: dict[str, Any] = {name: {name: wrong} for name in ("rtmr1", "rtmr2", "mr_td")}
+    sizes = tuple(replace(f, size=f.size + 1) if f.path == "initrd" else f for f in m.files)
     lies = {
+        "size": replace(m, files=sizes),
         "root": with_record(m, "rootfs.img", bytes(other)),
         "tree": with_record(m, "rootfs.verity", b"t" * 8192),
         "salt": replace(m, rootfs=replace(m.rootfs, salt=bytes(32))),
