@@ -45,7 +45,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskPin:
-    """The disk on which an image finds a model: dm-verity root and size of its file system (docs/image.md, Model disk)."""
+    """The disk on which an image finds a model: dm-verity root and size of its file system (docs/image.md)."""
 
     root: bytes  # 32
     blocks: int  # of 4096 bytes; the hash tree follows them
