@@ -32,18 +32,9 @@ class NativeError(Exception):
     """llama.cpp did not do what was asked. The message names the call, never the data."""
 
 
-class _Log:
-    """Counts what llama.cpp logs, by level, and drops the text: it may hold paths and prompts."""
-
-    def __init__(self) -> None:
-        self.lines = [0] * 8
-        self.callback = lc.llama_log_callback(self._count)
-
-    def _count(self, level: int, _text: bytes, _data: object) -> None:
-        self.lines[min(max(level, 0), 7)] += 1
-
-
-_log = _Log()
+# A C function that looks at its first argument alone, and does nothing: llama.cpp logs some hundred lines whenever it
+# lays out a graph, they may hold paths and prompts, and Python must not be called for each.
+_SILENCE = ctypes.cast(ctypes.CDLL(None).abs, lc.llama_log_callback)
 _started = threading.Lock()
 _ready = False
 
@@ -56,7 +47,7 @@ def start() -> None:
             return
         if llama_cpp.__version__ != PINNED:
             raise NativeError(f"llama-cpp-python {PINNED} is required, found {llama_cpp.__version__}")
-        lc.llama_log_set(_log.callback, ctypes.c_void_p(0))
+        lc.llama_log_set(_SILENCE, ctypes.c_void_p(0))
         lc.llama_backend_init()
         _ready = True
 
