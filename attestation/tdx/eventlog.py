@@ -88,6 +88,8 @@ class RegisterReplay:
         """Say where log and register part."""
         if self.equal:
             return f"{self.events} events"
+        if not self.events:
+            return "this log has none of its events"
         if self.matches_after is not None:
             return f"event {self.matches_after} of this register is the first that the register does not hold"
         return (
