@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nacl.signing import SigningKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytoniq.contract.contract import Contract
 from pytoniq.contract.wallets.wallet import WALLET_V4_R2_CODE, WalletV4R2
 from pytoniq.contract.wallets.wallet_v5 import WALLET_V5_R1_CODE, WalletV5R1
@@ -146,7 +146,8 @@ def read_wallet(path: Path) -> Wallet:
         seed = _mnemonic(d["mnemonic"], path)
     else:
         raise UsageFault(f"{path}: want schema, version, and either seed or mnemonic")
-    return Wallet(version=d["version"], secret=seed + bytes(SigningKey(seed).verify_key))
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return Wallet(version=d["version"], secret=seed + public)
 
 
 def _seed(value: object, path: Path) -> bytes:
