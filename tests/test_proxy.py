@@ -194,6 +194,7 @@ def test_a_caller_who_goes_away_ends_the_run_and_it_is_not_sent_again(tmp_path: 
     with served(tmp_path, delay=0.02) as slow:
         running = Running(slow)
         try:
+            before = slow.count(Count.ATTESTATIONS)
             gone = slow_caller(running)
             eventually(lambda: slow.call(lambda: slow.floor.pump.live))
             gone.close()
@@ -206,6 +207,7 @@ def test_a_caller_who_goes_away_ends_the_run_and_it_is_not_sent_again(tmp_path: 
             time.sleep(0.2)
             assert slow.count(Count.SEALED_ACCEPTED) == 2
             assert slow.count(Count.RUNS_COMPLETE) == 0
+            assert slow.count(Count.ATTESTATIONS) - before == 2  # nor was anything verified again for nobody
         finally:
             running.close()
 
