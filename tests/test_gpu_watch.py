@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -116,3 +117,31 @@ def test_the_first_refusal_ends_serving_for_good(enclave: tuple[Served, Bent], b
     tend(running)
     assert running.service.failed.is_set()
     assert running.floor.epochs.current.number == 1
+
+
+def test_a_process_whose_gpus_are_refused_ends_with_an_error(
+    enclave: tuple[Served, Bent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sericin serve` stops the service and raises what the command turns into exit code 6."""
+    from enclave.commands import serve
+
+    running, _ = enclave
+    done: list[str] = []
+
+    class Failing:
+        targets: ClassVar[dict[str, str]] = {}
+
+        def __init__(self, _: object) -> None:
+            self.failed = asyncio.Event()
+
+        async def start(self) -> None:
+            self.failed.set()
+
+        async def stop(self) -> None:
+            done.append("stopped")
+
+    monkeypatch.setattr(serve, "Service", Failing)
+    with pytest.raises(GpuUnavailable, match="no longer pass"):
+        asyncio.run(serve._serve(running.booted))
+    assert done == ["stopped"]
+    assert GpuUnavailable in serve._UNUSABLE

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import AttestationError
@@ -213,8 +213,6 @@ def two_keys_for_one_name(case: Case) -> None:
 
 
 def critical_extension(case: Case) -> None:
-    from enclave.simulator import tdx_ca
-
     builder = x509.CertificateBuilder(
         case.ca.platform_ca.certificate.subject, case.ca.pck.certificate.subject, case.ca.pck.key.public_key(), 77,
         case.ca.pck.certificate.not_valid_before_utc, case.ca.pck.certificate.not_valid_after_utc,
@@ -223,7 +221,7 @@ def critical_extension(case: Case) -> None:
     builder = builder.add_extension(usage, critical=True)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=False)
     builder = builder.add_extension(sgx_extension(PLATFORM), critical=False)
-    made = builder.sign(case.ca.platform_ca.key, tdx_ca.SHA256())
+    made = builder.sign(case.ca.platform_ca.key, SHA256())
     case.chain(replace(case.ca.pck, certificate=made), case.ca.platform_ca, case.ca.root)
 
 
@@ -263,8 +261,6 @@ def signed_crl(**changes: Any) -> Callable[[], object]:
     builder = x509.CertificateRevocationListBuilder(issuer.certificate.subject, NOW.replace(hour=1), NOW.replace(day=9))
     for extension, critical in changes.get("extensions", [(x509.CRLNumber(1), False), (authority_key, False)]):
         builder = builder.add_extension(extension, critical=critical)
-    from enclave.simulator.tdx_ca import SHA256
-
     der = builder.sign(issuer.key, changes.get("algorithm", SHA256())).public_bytes(Encoding.DER)
     return crl_der(lambda _: der)
 
