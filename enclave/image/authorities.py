@@ -48,6 +48,7 @@ def make_authorities(
     if parsed.machine != "simulated" or shape.machine != "emulated":
         raise AuthoritiesUnusable("only an emulated shape with config.machine simulated has authorities of its own")
     image = _image(manifest, shape)
+    named = _models(parsed, models, progress)
     ca = SimulatedCa.load_or_create(state, now=now)
     GpuAuthority.load_or_make(state, now=now)
     write_public_of(
@@ -57,7 +58,7 @@ def make_authorities(
         gpus=parsed.gpu.count,
         config_sha384=sha384(config).digest(),
         engine=parsed.engine.kind,
-        models=_models(parsed, models, progress),
+        models=named,
     )
     return pack_state(state, leave=frozenset({PUBLIC_FILE}))
 
