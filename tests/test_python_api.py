@@ -25,6 +25,7 @@ from client import BASE_URL, Declined, RemoteEnclave, RunOutcomeUnknown, Unreach
 from client.exchange import SEALED_PATH
 from client.legacy_transport import AsyncSealedTransport as LegacyAsync
 from client.legacy_transport import SealedTransport as Legacy
+from client.openai_door import Door, Ticket
 from enclave.metrics import Count
 from tests.forged import MODEL
 from tests.relay import relayed
@@ -302,6 +303,32 @@ async def test_cancelling_an_asynchronous_request_ends_its_run(tmp_path: Path) -
             await asyncio.to_thread(eventually, lambda: slow.call(lambda: slow.floor.pump.live) == 0)
         assert slow.count(Count.SEALED_ACCEPTED) == 2
         assert slow.count(Count.RUNS_COMPLETE) == 0
+
+
+def test_ending_a_run_that_has_ended_leaves_its_connection_to_others(there: RemoteEnclave) -> None:
+    """A caller who goes away late must not hang up on whoever uses the connection next."""
+    pool = there.upstream()
+    asked = json.dumps({"model": MODEL, "messages": ASKED}).encode()
+    ticket = Ticket()
+    answered = Door(pool).answer("POST", "/v1/chat/completions", asked, ticket)
+    assert b"three plain words" in b"".join(answered.body)
+    ticket.abandon()
+    answered.close()
+    (kept,) = pool._idle
+    assert kept.connection.still_open
+    pool.close()
+
+
+def test_a_caller_who_went_before_there_was_a_run_starts_none(there: RemoteEnclave, enclave: Served) -> None:
+    before = enclave.count(Count.SEALED_ACCEPTED)
+    pool, ticket = there.upstream(), Ticket()
+    ticket.abandon()
+    with pytest.raises(RunOutcomeUnknown):
+        Door(pool).answer(
+            "POST", "/v1/chat/completions", json.dumps({"model": MODEL, "messages": ASKED}).encode(), ticket
+        )
+    assert enclave.count(Count.SEALED_ACCEPTED) == before
+    pool.close()
 
 
 def test_an_idle_connection_that_the_enclave_closed_is_not_used(enclave: Served) -> None:
