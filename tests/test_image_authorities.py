@@ -57,10 +57,8 @@ def config(**changed: Any) -> bytes:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    digest_fields = {"template", "tokenizer"}
-    fields: dict[str, Any] = {name: 1 for name in GgufFacts.__dataclass_fields__} | dict.fromkeys(
-        digest_fields, b"t" * 32
-    )
+    fields: dict[str, Any] = dict.fromkeys(GgufFacts.__dataclass_fields__, 1)
+    fields |= {"template": b"t" * 32, "tokenizer": b"t" * 32}
     facts = GgufFacts(**fields)
     monkeypatch.setattr(digests, "read_facts", lambda _: facts)
     path = tmp_path / "model.gguf"
@@ -69,7 +67,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made(state: Path, models: tuple[Path, ...], **changed: Any) -> bytes:
-    given = {"manifest": manifest(), "shape": shape(), "config": config()} | changed
+    given: dict[str, Any] = {"manifest": manifest(), "shape": shape(), "config": config()} | changed
     return make_authorities(state, **given, models=models, now=NOW, progress=lambda _: None)
 
 
