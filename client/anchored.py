@@ -60,6 +60,7 @@ class AnchoringResult:
     block_time: int | None = None
     batch: int | None = None
     anchored_at: int | None = None  # when the registry's head last moved: at or after the receipt's batch
+    late: bool | None = None  # anchored after it was due; None: later batches hide when
 
     def describe(self, *, now: datetime) -> str:
         """Say it in one line."""
@@ -67,7 +68,8 @@ class AnchoringResult:
             return f"{self.status}: {self.reason}"
         age = int(now.timestamp()) - self.block_time
         where = f"batch {self.batch} in registry {self.registry}, block {self.block.seqno} of {_text(self.block_time)}"
-        return f"{self.status}: {where}, {_age(age)} ago" + (f"; {self.reason}" if self.reason else "")
+        late = "; later than the boot promised" if self.late else ""
+        return f"{self.status}: {where}, {_age(age)} ago{late}" + (f"; {self.reason}" if self.reason else "")
 
     def require(self) -> None:
         """Raise Refused(ReceiptOverdue), or Untrusted(NotAnchored), unless the receipt is anchored."""
@@ -86,6 +88,7 @@ class AnchoringResult:
             "block": None if self.block is None else {**block_json(self.block), "time": self.block_time},
             "batch": self.batch,
             "anchored_at": self.anchored_at,
+            "late": self.late,
         }
 
 
@@ -148,7 +151,15 @@ def check_anchoring(
         block_time=None if found is None else found[1].gen_utime,
         batch=None if statement is None else statement.seqno,
         anchored_at=None if found is None else found[0].anchored_at,
+        late=None if found is None else _late(found[0].anchored_at, due, hidden=bool(anchoring.later)),
     )
+
+
+def _late(anchored_at: int, due: int, *, hidden: bool) -> bool | None:
+    """Say whether a batch was anchored after `due`; later ones, when there are any, have moved the time on."""
+    if anchored_at <= due:
+        return False
+    return None if hidden else True
 
 
 class _Runner:

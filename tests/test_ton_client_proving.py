@@ -15,13 +15,14 @@ from attestation.dossier import Dossier
 from attestation.errors import AttestationError, Untrusted
 from attestation.ledger import BATCH, StatementRecord, frame
 from attestation.ton.anchoring import Anchoring
+from attestation.ton.blockid import BlockId
 from attestation.ton.boc import write_boc
 from attestation.ton.registry import Enclave
 from client.errors import UsageFault
 from client.ledger_file import read_records
 from client.ton import proving
 from client.ton.chain import with_chain
-from client.ton.proving import Located, locate, prove_anchoring, with_anchoring
+from client.ton.proving import Located, Proof, locate, prove_anchoring, with_anchoring
 from tests.anchored_dossier import Kept, bent, keep_one
 from tests.ton_in_box import CODE, REGISTRY, in_box, registry_data
 
@@ -51,6 +52,11 @@ def heads(folder: Path) -> list[BatchStatement]:
 
 def prove(kept: Kept, tmp_path: Path, where: Located, **record: Any) -> Anchoring:
     """Prove against a registry that has `record` for the key."""
+    return proved(kept, tmp_path, where, **record)[0].anchoring
+
+
+def proved(kept: Kept, tmp_path: Path, where: Located, **record: Any) -> tuple[Proof, BlockId]:
+    """Give also the way, and the block that it starts at."""
     now = int(kept.now.timestamp())
     known: dict[str, Any] = {
         "boot": kept.boot.digest,
@@ -65,9 +71,9 @@ def prove(kept: Kept, tmp_path: Path, where: Located, **record: Any) -> Anchorin
         ton.do(lambda: ton.box.put(REGISTRY, code=CODE, data=data, balance=10**9))
         ton.do(ton.box.block)
         found = with_chain(
-            ton.network, lambda chain: prove_anchoring(chain, ton.network, where, now=kept.now, path=False)
+            ton.network, lambda chain: prove_anchoring(chain, ton.network, where, now=kept.now, path=True)
         )
-    return found.anchoring
+        return found, ton.network.init_block
 
 
 def test_a_head_at_the_batch_itself_needs_no_later_statement(kept: Kept, folder: Path, tmp_path: Path) -> None:
@@ -75,6 +81,23 @@ def test_a_head_at_the_batch_itself_needs_no_later_statement(kept: Kept, folder:
     first = heads(folder)[0]
     anchoring = prove(kept, tmp_path, where, seqno=1, head=first.hash)
     assert (anchoring.later, anchoring.index) == ((), 0)
+
+
+@pytest.mark.parametrize(
+    ("seqno", "after", "late"), [(1, 0, False), (1, 86_400, True), (2, 0, False), (2, 86_400, None)]
+)
+def test_an_anchor_that_came_late_says_so(
+    kept: Kept, folder: Path, tmp_path: Path, seqno: int, after: int, *, late: bool | None
+) -> None:
+    where = located(kept, tmp_path / "l", records(folder))
+    at = int(kept.now.timestamp()) + after + 1
+    proof, init = proved(
+        kept, tmp_path, where, seqno=seqno, head=heads(folder)[seqno - 1].hash, anchored_at=at, valid_until=at
+    )
+    data = with_anchoring(Dossier.decode(kept.data), proof.anchoring)
+    found = kept.audit(data, path=proof.path, init=init).anchoring
+    assert (found.status, found.late) == ("anchored", late)
+    assert ("later than the boot promised" in found.describe(now=kept.now)) == bool(late)
 
 
 def test_a_key_that_is_not_registered(kept: Kept, folder: Path, tmp_path: Path) -> None:
