@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import replace
+from hashlib import sha384
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,60 @@ def program(folder: Path, body: str, version: str = "QEMU emulator version 10.1.
     path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{version}"; exit; fi\n{body}\n')
     path.chmod(0o755)
     return str(path)
+
+
+# A QEMU that answers as one does: memory, and files behind the DMA port. It goes wrong where its argument says.
+SERVER = """
+import struct, sys
+wrong = "WRONG"
+blobs = {0x20: ("etc/table-loader", b"l" * 64), 0x21: ("etc/acpi/rsdp", b"r" * 20)}
+blobs[0x22] = ("etc/acpi/tables", b"t" * 999)
+if wrong == "no tables":
+    del blobs[0x22]
+if wrong == "an empty file":
+    blobs[0x21] = ("etc/acpi/rsdp", b"")
+sizes = {key: 1 << 30 if wrong == "a huge file" and key == 0x22 else len(data) for key, (_, data) in blobs.items()}
+rows = b"".join(struct.pack(">IHxx56s", sizes[key], key, name.encode()) for key, (name, _) in blobs.items())
+blobs[0x19] = ("", struct.pack(">I", len(blobs)) + rows)
+memory, high, count = bytearray(1 << 21), 0, 0
+for line in sys.stdin:
+    words, answer, count = line.split(), "OK", count + 1
+    if words[0] == "write":
+        data = bytes.fromhex(words[3][2:])
+        memory[int(words[1], 16) : int(words[1], 16) + len(data)] = data
+    elif words[0] == "read":
+        at = int(words[1], 16)
+        answer = "OK 0x" + memory[at : at + int(words[2])].hex()
+    elif int(words[1], 16) == 0x518:
+        at = int.from_bytes(int(words[2], 16).to_bytes(4, "little"), "big")
+        control, size, address = struct.unpack_from(">IIQ", memory, at)
+        data = blobs[control >> 16][1][:size]
+        memory[address : address + size] = data.ljust(size, b"\\0")
+        memory[at : at + 4] = struct.pack(">I", 1 if wrong == "a failed transfer" and control >> 16 == 0x22 else 0)
+    if wrong == "a refused register" and count == 6:
+        answer = "FAIL Unknown"
+    print(answer, flush=True)
+"""
+
+
+def server(folder: Path, wrong: str = "") -> str:
+    (folder / "server.py").write_text(SERVER.replace("WRONG", wrong))
+    return program(folder, f"exec {sys.executable} {folder / 'server.py'}")
+
+
+def test_the_files_behind_the_port_are_hashed(tmp_path: Path) -> None:
+    found = acpi_digests(shape(), program=server(tmp_path))
+    assert found.loader == sha384(b"l" * 64).digest()
+    assert found.rsdp == sha384(b"r" * 20).digest()
+    assert found.tables == sha384(b"t" * 999).digest()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["no tables", "an empty file", "a huge file", "a failed transfer", "a refused register"]
+)
+def test_one_thing_wrong_and_there_are_no_digests(wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageFault):
+        acpi_digests(shape(), program=server(tmp_path, wrong))
 
 
 FAKES = {

@@ -389,12 +389,18 @@ def test_shapes_that_share_their_registers_are_one_entry(image: Path) -> None:
     assert entry["rtmr0"] == ["01" * 48, "03" * 48]
 
 
-@pytest.mark.parametrize("case", ["a tampered file", "another key", "a shape alone", "a config of another machine"])
+@pytest.mark.parametrize(
+    "case", ["a tampered file", "a lying record", "another key", "a shape alone", "another machine"]
+)
 def test_no_policy_is_made_from_what_does_not_hold(case: str, image: Path) -> None:
     config, _, _ = documents(image, machine="simulated", gpu={"mode": "none", "count": 0})
     arguments: list[object] = ["--image", image]
     if case == "a tampered file":
         (image / "initrd").write_bytes(b"evil")
+    elif case == "a lying record":
+        m = ImageManifest.parse((image / "manifest.json").read_bytes())
+        write_manifest(image, replace(m, measurements=(replace(m.measurements[0], rtmr1=b"\7" * 48),)))
+        arguments += ["--shape", image.parent / "tdx.json"]
     elif case == "another key":
         arguments += ["--key", "00" * 32]
     elif case == "a shape alone":
