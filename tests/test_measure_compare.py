@@ -31,6 +31,7 @@ from enclave.simulator.tdx_quote import QuotePlan, ReportPlan
 from tests.forged import policy_document
 from tests.image_folder import DEBIAN_13, boot_files, know_firmware, write_image
 from tests.image_forms import SHAPE, bent, shape
+from tests.kernel_forms import Kernel
 from tests.tdx_cases import NOW, Case, authority
 from tests.test_tdx_eventlog import SPEC, record
 
@@ -185,6 +186,14 @@ def test_without_a_log_an_unknown_difference_has_no_event() -> None:
     found = held_against(replace(FILES, initrd=b"evil"), with_log=False)
     assert differing(found) == ["rtmr2"]
     assert found["rtmr2"].difference is None
+
+
+def test_a_kernel_that_older_hosts_could_not_load_is_compared_all_the_same() -> None:
+    """As shipped it needs no boot header that QEMU could patch."""
+    files = replace(FILES, kernel=Kernel(protocol=0x200).data())
+    expected = predict(files, shape(), acpi=ACPI)
+    machine = report(expected.mr_td, logged(expected))
+    assert all(comparison.equal for comparison in compare_report(expected, machine, files, shape(), log=None))
 
 
 def test_acpi_tables_name_what_moves_them() -> None:

@@ -7,10 +7,12 @@ Registers decide; a log only explains. Without one, an alternative that makes th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha384
 from typing import Final
 
+from ..errors import Malformed
 from ..shape import Shape
 from . import measure_efi as efi
 from .eventlog import LogEvent
@@ -164,18 +166,20 @@ def _guess(events: tuple[Predicted, ...], quoted: bytes, others: tuple[_Alternat
 
 
 def _alternatives(files: BootFiles, shape: Shape) -> Iterator[_Alternative]:
-    """List the differences that hosts are known to make."""
+    """List the differences that hosts are known to make; those that this image could not have are left out."""
     layout = layout_of(files.firmware)
     if layout is None:
         return
     form = efi.load_options(files.cmdline, initrd_first=not layout.initrd_first)
     side = "a firmware release that names the initrd on the other side of the command line"
     yield _Alternative(event="command line", digest=sha384(form).digest(), cause=side)
-    shipped = authenticode(files.kernel)
-    yield _Alternative(event="kernel", digest=shipped, cause="a QEMU release that serves the kernel as shipped")
-    by_qemu = authenticode(patched(files.kernel, initrd_size=len(files.initrd), memory=shape.memory))
-    yield _Alternative(event="kernel", digest=by_qemu, cause="a QEMU release that patches the kernel's header")
+    shipped = "a QEMU release that serves the kernel as shipped"
+    yield _Alternative(event="kernel", digest=authenticode(files.kernel), cause=shipped)
+    with suppress(Malformed):  # an image that older releases could not load
+        by_qemu = authenticode(patched(files.kernel, initrd_size=len(files.initrd), memory=shape.memory))
+        yield _Alternative(event="kernel", digest=by_qemu, cause="a QEMU release that patches the kernel's header")
     firmware = Firmware.parse(files.firmware)
     for gib in range(1, GUESSED_GIB + 1):
-        cause = f"{gib} GiB of memory in place of {shape.memory_mib} MiB"
-        yield _Alternative(event="TD HOB", digest=td_hob_digest(firmware, gib * _GIB), cause=cause)
+        with suppress(Malformed):  # less memory than the firmware itself asks for
+            cause = f"{gib} GiB of memory in place of {shape.memory_mib} MiB"
+            yield _Alternative(event="TD HOB", digest=td_hob_digest(firmware, gib * _GIB), cause=cause)
