@@ -25,6 +25,8 @@ MAX_CONNECTIONS: Final = 1024
 REQUEST_SECONDS: Final = 30.0  # from the connection to its first whole request head
 KEEPALIVE_SECONDS: Final = 30.0
 LINGER_SECONDS: Final = 2.0  # for the rest of a body that was refused, so that its sender reads why
+STALL_SECONDS: Final = 30.0  # until a peer has taken an answer that waits for it; streams have their own patience
+SWEEP_SECONDS: Final = 1.0
 BACKLOG: Final = 128
 
 
@@ -64,7 +66,7 @@ class _Visit(asyncio.Protocol):
         *,
         serving: Callable[[], object],
         routes: Routes,
-        left: Callable[[], None],
+        left: Callable[[_Visit], None],
     ) -> None:
         self._inner = inner
         self._serving = serving  # the HTTP protocol behind it, once there is one
@@ -72,6 +74,7 @@ class _Visit(asyncio.Protocol):
         self._left = left
         self._transport: asyncio.BaseTransport | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._waiting_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -82,10 +85,22 @@ class _Visit(asyncio.Protocol):
         if id(self._serving()) not in self._routes.served and isinstance(self._transport, asyncio.Transport):
             self._transport.abort()
 
+    def sweep(self, now: float) -> None:
+        """Put a peer out that does not take its answer: else it could hold a connection for ever, even a closed one."""
+        transport = self._transport
+        if not isinstance(transport, asyncio.Transport):
+            return
+        if not transport.get_write_buffer_size() or id(self._serving()) in self._routes.streaming:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = now
+        elif now - self._waiting_since >= STALL_SECONDS:
+            transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        self._left()
+        self._left(self)
         self._routes.served.discard(id(self._serving()))
         self._inner.connection_lost(exc)
 
@@ -112,7 +127,8 @@ class Doors:
         self._epochs = epochs
         self._metrics = metrics
         self._max = max_connections
-        self._open = 0
+        self._visits: set[_Visit] = set()
+        self._sweeping: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
         self._runner: web.AppRunner | None = None
         self._context: tuple[int, SSL.Context] | None = None
@@ -128,6 +144,7 @@ class Doors:
         )
         await self._runner.setup()
         loop = asyncio.get_running_loop()
+        self._sweeping = asyncio.create_task(self._sweep())
         try:
             if listen.http is not None:
                 server = await loop.create_server(self._plain, *listen.http, backlog=BACKLOG)
@@ -163,17 +180,24 @@ class Doors:
         )
 
     def _visit(self, inner: asyncio.Protocol, serving: Callable[[], object]) -> asyncio.Protocol:
-        if self._open >= self._max:
+        if len(self._visits) >= self._max:
             self._metrics.add(Count.CONNECTIONS_REFUSED)
             return _Turned()
-        self._open += 1
+        visit = _Visit(inner, serving=serving, routes=self._routes, left=self._leave)
+        self._visits.add(visit)
         self._metrics.add(Count.CONNECTIONS)
-        self._metrics.set(Gauge.CONNECTIONS_OPEN, self._open)
-        return _Visit(inner, serving=serving, routes=self._routes, left=self._leave)
+        self._metrics.set(Gauge.CONNECTIONS_OPEN, len(self._visits))
+        return visit
 
-    def _leave(self) -> None:
-        self._open -= 1
-        self._metrics.set(Gauge.CONNECTIONS_OPEN, self._open)
+    def _leave(self, visit: _Visit) -> None:
+        self._visits.discard(visit)
+        self._metrics.set(Gauge.CONNECTIONS_OPEN, len(self._visits))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for visit in list(self._visits):
+                visit.sweep(asyncio.get_running_loop().time())
 
     def _plain(self) -> asyncio.Protocol:
         inner = self._serve()
@@ -191,6 +215,8 @@ class Doors:
 
     async def close(self) -> None:
         """Stop listening and close every connection."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for server in self._servers:
             server.close()
         if self._runner is not None:

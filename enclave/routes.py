@@ -60,6 +60,7 @@ class Routes:
         self._waiting = 0
         self._exchanges: set[asyncio.Task[object]] = set()
         self.served: set[int] = set()  # ids of the open protocols that have seen a whole request head
+        self.streaming: set[int] = set()  # ids of those that carry an exchange now
 
     async def quiet(self) -> None:
         """Wait until no sealed exchange is under way."""
@@ -160,10 +161,12 @@ class Routes:
         if task is None:
             raise RuntimeError("handlers run in tasks")
         self._exchanges.add(task)
+        self.streaming.add(id(request.protocol))
         try:
             return await exchange(request, self._floor)
         finally:
             self._exchanges.discard(task)
+            self.streaming.discard(id(request.protocol))
 
     def cut_short(self) -> None:
         """End every exchange that is under way, as if its client had gone."""

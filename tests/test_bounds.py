@@ -347,6 +347,7 @@ NAMED = re.compile(r"_?(MAX_[A-Z_]+|CAPACITY|ATTEST_[A-Z]+|[A-Z_]+_SECONDS)")
 NO_BOUND = {
     # A format's constant, a path, hints and pauses: nothing can be too much or too long for them.
     "EPOCH_SECONDS", "ATTEST_PATH", "BUSY_SECONDS", "POLL_SECONDS", "TICK_SECONDS", "GRID_SECONDS",
+    "SWEEP_SECONDS",
 }  # fmt: skip
 
 
