@@ -84,6 +84,7 @@ def second_mr_td(data: bytes, rows: list[Row], *, single_pass: bool) -> bytes:
 
 
 def debian_firmware() -> list[Path]:
-    """Give the firmware files at hand: those of SERICIN_OVMF (paths, colons between), and the distribution's."""
+    """Give the firmware at hand: files of SERICIN_OVMF (colons between), a built image's, the distribution's."""
     named = [Path(name) for name in os.environ.get("SERICIN_OVMF", "").split(":") if name]
-    return [path for path in [*named, Path("/usr/share/ovmf/OVMF.fd")] if path.is_file()]
+    built = Path(os.environ.get("SERICIN_IMAGE", ".")) / "OVMF.fd"
+    return [path for path in [*named, built, Path("/usr/share/ovmf/OVMF.fd")] if path.is_file()]
