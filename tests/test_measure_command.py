@@ -401,6 +401,8 @@ def test_no_policy_is_made_from_what_does_not_hold(case: str, image: Path) -> No
         m = ImageManifest.parse((image / "manifest.json").read_bytes())
         write_manifest(image, replace(m, measurements=(replace(m.measurements[0], rtmr1=b"\7" * 48),)))
         arguments += ["--shape", image.parent / "tdx.json"]
+    elif case == "emulated":
+        arguments += ["--shape", image.parent / "emulated.json"]
     elif case == "another key":
         arguments += ["--key", "00" * 32]
     elif case == "a shape alone":

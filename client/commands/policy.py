@@ -56,6 +56,9 @@ def init(
         raise UsageFault("--shape and --key belong to --image, and --qemu to --shape")
     if image is not None:
         parsed = [read_shape(path) for path in shapes]
+        wanted = "tdx" if simulator is None else "emulated"
+        if other := [shape.name for shape in parsed if shape.machine != wanted]:
+            raise UsageFault(f"shape {other[0]} is not of a machine under these roots: they are for {wanted} ones")
         acpi = {shape: acpi_digests(shape, program=program) if program is not None else None for shape in parsed}
         manifest, measurements = measured_in(image, acpi, key=parse_key(key_text))
         made = with_image(made, manifest, measurements, now=now)
