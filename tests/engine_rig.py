@@ -48,12 +48,18 @@ class Jobs:
         self.seen: dict[int, list[EngineEvent]] = {}
 
     def submit(
-        self, body: dict[str, object], *, endpoint: str = CHAT, seconds: float = 60, tenant: bytes = b""
+        self,
+        body: dict[str, object],
+        *,
+        endpoint: str = CHAT,
+        seconds: float = 60,
+        tenant: bytes = b"",
+        model: str = NAME,
     ) -> tuple[int, Admission]:
         Jobs.number += 1
-        raw = json.dumps({"model": NAME, **body}).encode()
+        raw = json.dumps({"model": model, **body}).encode()
         until = CLOCK.boot() + seconds
-        job = Job(job_id=Jobs.number, model=NAME, endpoint=endpoint, body=raw, tenant=tenant, deadline=until)
+        job = Job(job_id=Jobs.number, model=model, endpoint=endpoint, body=raw, tenant=tenant, deadline=until)
         return job.job_id, self.engine.submit(job)
 
     def accept(self, body: dict[str, object], **more: object) -> int:

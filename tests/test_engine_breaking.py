@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from enclave.engine import llama
+from enclave.engine.library import require_memory
 from enclave.engine.llama import LlamaEngine
 from enclave.engine.native import NativeError
 from enclave.models.refusal import ModelRefused
@@ -75,6 +78,39 @@ def test_closing_cancels_what_runs_and_takes_no_more(engine: LlamaEngine) -> Non
 def test_two_models_of_one_name_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="name"):
         LlamaEngine.load([small_config(), small_config()], clock=CLOCK)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_read() -> None:
+    path = small_config().path
+    size = path.stat().st_size
+    require_memory(path, 2 * size)
+    with pytest.raises(ModelRefused) as refused:
+        require_memory(path, 2 * size - 1)
+    assert refused.value.code == "model_load"
+
+
+def test_a_context_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NativeError("llama_init_from_model")
+
+    monkeypatch.setattr(llama, "NativeContext", fail)
+    with pytest.raises(ModelRefused) as refused:
+        LlamaEngine.load([small_config(self_test=False)], clock=CLOCK)
+    assert refused.value.code == "model_load"
+
+
+def test_several_models_answer_side_by_side(engine: LlamaEngine) -> None:
+    """Two entries of one file: jobs of both at once, each by its own lane."""
+    configs = [replace(small_config(slots=2, ubatch=64, self_test=False), name=name) for name in ("one", "two")]
+    both = LlamaEngine.load(configs, clock=CLOCK)
+    alone = Jobs(engine)
+    wanted = alone.ids(alone.run(chat("Hello", max_tokens=5)))
+    jobs = Jobs(both)
+    found = [jobs.accept(chat("Hello", max_tokens=5), model=name) for name in ("one", "two", "one", "two")]
+    jobs.wait(*found)
+    assert [jobs.ids(job) for job in found] == [wanted] * 4
+    assert len(both.model_records()) == 2
+    both.close()
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:

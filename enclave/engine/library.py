@@ -19,6 +19,7 @@ from ..models.refusal import ModelRefused
 from .native import PINNED, library_digest
 
 _BLOCK = 8 << 20
+_COPIES = 2  # ours, from which it is loaded, and llama.cpp's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,8 @@ class Weights:
     """A model file in sealed memory."""
 
     def __init__(self, path: Path, sha256: bytes) -> None:
-        """Read and hash `path`. Raises ModelRefused when it is absent or another file than promised."""
+        """Read and hash `path`. Raises ModelRefused when it is absent, does not fit, or is another than promised."""
+        require_memory(path, available_memory())
         self._fd = os.memfd_create("weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             self._require(path, self._copy(path), sha256)
@@ -109,6 +111,26 @@ class Weights:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def available_memory() -> int:
+    """Give the bytes that the kernel could hand out without swapping."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo names no available memory")
+
+
+def require_memory(path: Path, available: int) -> None:
+    """Refuse a model that would not fit, before the kernel ends the process for it. Raises ModelRefused(model_load)."""
+    try:
+        needed = _COPIES * path.stat().st_size
+    except OSError as error:
+        raise ModelRefused("model_missing", f"{path}: {error.strerror}") from error
+    if needed > available:
+        raise ModelRefused(
+            "model_load", f"{path.name} needs {needed} bytes of memory to load, {available} are available"
+        )
 
 
 def build_name() -> str:

@@ -157,8 +157,13 @@ class LlamaEngine:
     def _live(self) -> None:
         try:
             for config in self._configs:
-                self._served[config.name] = self._load(config)
-        except (ModelRefused, NativeError, OSError, ValueError) as error:
+                try:
+                    self._served[config.name] = self._load(config)
+                except NativeError as error:
+                    raise ModelRefused(
+                        "model_load", f"{config.name}: {error} failed; is there memory for it?"
+                    ) from error
+        except (ModelRefused, OSError, ValueError) as error:
             self._error = error
             self._free()
             self._loaded.set()
