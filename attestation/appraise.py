@@ -9,7 +9,7 @@ from .boot import ModelRecord
 from .findings import Finding, Given, Waived, clause, waiver
 from .gpu.appraise import appraise_gpus
 from .policy import ImageRule, ModelRule, Policy, RuntimeRule
-from .registry_rule import RegistryProof, appraise_registry
+from .registry_rule import RegistryProof, appraise_listed_image, appraise_registry
 from .tdx.appraise import appraise_quote
 from .tdx.quote import TdReport
 from .verdict import Verdict
@@ -20,7 +20,7 @@ from .window import rfc3339
 def appraise(verified: Verified, policy: Policy, *, now: datetime, registry: RegistryProof | None = None) -> Verdict:
     """Appraise verified evidence under `policy` at `now`. A policy that names a registry wants its proof."""
     findings = [
-        *appraise_image(verified.quote.quote.report, verified.boot.image_id, policy.images, now=now),
+        *_image(verified, policy, now=now),
         *_runtime(verified, policy.runtime),
         *appraise_quote(verified.quote, policy.tdx, now=now),
         *_gpus(verified, policy, now=now),
@@ -36,6 +36,13 @@ def appraise(verified: Verified, policy: Policy, *, now: datetime, registry: Reg
         at=now,
         window=verified.window,
     )
+
+
+def _image(verified: Verified, policy: Policy, *, now: datetime) -> list[Finding]:
+    report, claimed = verified.quote.quote.report, verified.boot.image_id
+    if policy.images_waived is None:
+        return appraise_image(report, claimed, policy.images, now=now)
+    return [waiver("image", policy.images_waived), *appraise_listed_image(report, claimed, verified.manifest)]
 
 
 def appraise_image(

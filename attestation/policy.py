@@ -99,7 +99,8 @@ class Policy:
     sha256: bytes
     roots: PolicyRoots
     tdx: TdxPolicy
-    images: tuple[ImageRule, ...]
+    images: tuple[ImageRule, ...]  # none when the registry alone says which images
+    images_waived: Waived | None
     runtime: RuntimeRule
     gpu: GpuPolicy | Waived
     models: Given[tuple[ModelRule, ...]] | Waived
@@ -120,13 +121,17 @@ class Policy:
         gpu = waived_or(d["gpu"], "gpu")
         registry = waived_or(d["registry"], "registry")
         models = waived_or(d["models"], "models")
+        image = waived_or(d["image"], "image")
+        if isinstance(image, Waived) and isinstance(registry, Waived):
+            raise PolicyInvalid("policy.image", want="a list of images, or a registry that lists them", got="neither")
         roots = parse_roots(d["roots"], "roots")
         return cls(
             name=_text(d["name"], "policy.name"),
             sha256=sha256(data).digest(),
             roots=roots,
             tdx=TdxPolicy.parse(d["tdx"], "tdx"),
-            images=_list(d["image"], "image", _image),
+            images=() if isinstance(image, Waived) else _list(image, "image", _image),
+            images_waived=image if isinstance(image, Waived) else None,
             runtime=_runtime(d["runtime"], "runtime", roots),
             gpu=gpu if isinstance(gpu, Waived) else GpuPolicy.parse(gpu, "gpu"),
             models=models if isinstance(models, Waived) else Given(_list(models, "models", _model)),

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 
 from .boot import BootMap
-from .findings import Finding, clause
+from .errors import AttestationError
+from .findings import Finding, Waived, clause, waiver
+from .image import ImageManifest
 from .policy import RegistryRule
+from .tdx.quote import TdReport
 from .ton.registry import Address, Listing, RegistryState
 
 
@@ -45,6 +49,35 @@ def appraise_registry(
         _not_revoked("registry.key.revoked", state.revoked_keys, boot.receipt_key),
     ]  # fmt: skip
     findings += [_listed(f"registry.models.{m.name}", state.models, m.weights, at) for m in boot.models]
+    return findings
+
+
+def appraise_listed_image(report: TdReport, image_id: bytes, manifest: bytes) -> list[Finding]:
+    """Appraise a quote's registers by the manifest of an image that a registry lists: the id is the manifest's hash."""
+    digest = sha256(manifest).digest()
+    if digest != image_id:
+        want = f"the manifest of image {image_id.hex()}"
+        return [clause("image.manifest", "ImageIdMismatch", holds=False, want=want, got=digest.hex())]
+    try:
+        measured = ImageManifest.parse(manifest).measurements
+    except AttestationError as e:
+        return [clause("image.manifest", "ImageUnknown", holds=False, want="a manifest that can be read", got=e.code)]
+    found = (report.mr_td, report.rtmr[1], report.rtmr[2])
+    shapes = [m for m in measured if (m.mr_td, m.rtmr1, m.rtmr2) == found]
+    names = ", ".join(m.shape_name for m in measured)
+    got = f"MRTD {report.mr_td.hex()[:16]}..."
+    findings = [
+        clause("image.manifest", "ImageIdMismatch", holds=True, want=image_id.hex(), got=digest.hex()),
+        clause("image.measurements", "ImageUnknown", holds=bool(shapes), want=f"one of {names}", got=got),
+    ]
+    rtmr0 = [m.rtmr0 for m in shapes]
+    if None in rtmr0:
+        why = Waived("the manifest has no ACPI digests of the shape: RTMR0 cannot be computed")
+        findings.append(waiver("image.rtmr0", why, got=report.rtmr[0].hex()))
+    else:
+        wants = ", ".join(value.hex() for value in rtmr0 if value is not None)
+        holds = report.rtmr[0] in rtmr0
+        findings.append(clause("image.rtmr0", "MeasurementMismatch", holds=holds, want=wants, got=report.rtmr[0].hex()))
     return findings
 
 

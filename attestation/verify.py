@@ -49,6 +49,7 @@ class Verified:
     roots: tuple[Root, ...]
     window: Window
     evidence_sha256: bytes
+    manifest: bytes  # of the image, as it came: only its hash can make it mean anything
 
 
 def verify_evidence(
@@ -98,6 +99,7 @@ def verify_evidence(
         roots=used_roots(tdx=quote.root_sha256, gpu=gpus.roots_used if gpus else ()),
         window=quote.window.meet(*windows),
         evidence_sha256=sha256(data).digest(),
+        manifest=evidence.manifest,
     )
 
 

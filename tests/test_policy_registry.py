@@ -7,20 +7,24 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attestation.appraise import appraise
 from attestation.boot import BootMap
 from attestation.errors import AttestationError, PolicyInvalid, Refused
 from attestation.policy import Policy, RegistryRule
-from attestation.registry_rule import RegistryProof, appraise_registry
+from attestation.registry_rule import RegistryProof, appraise_listed_image, appraise_registry
+from attestation.tdx.quote import TdReport
 from attestation.ton.boc import write_boc
 from attestation.ton.registry import Address, Listing, RegistryState
 from client.errors import ClientError, Unreachable, UsageFault
 from client.ton.network import PINNED, block_json
 from tests.forged import MODEL
+from tests.image_forms import manifest
 from tests.served import START, Served, served
 from tests.ton_in_box import CODE, REGISTRY, InBox, in_box, registry_data
 
@@ -185,3 +189,94 @@ def test_a_real_network_s_block_leads_to_no_simulated_registry(
     put(enclave, ton)
     with pytest.raises((AttestationError, ClientError)):
         attest(enclave, ton, monkeypatch, {"init_block": block_json(PINNED["mainnet"])})
+
+
+# ---- a registry instead of measurements: the listed image's own manifest says what it measures to
+
+
+WAIVED = {"waived": "whatever image the registry lists"}
+
+
+def measured(report: TdReport, **changes: bytes) -> TdReport:
+    """Give `report` with the registers of the test image's first shape."""
+    first = manifest().measurements[0]
+    assert first.rtmr0 is not None
+    found = {"mr_td": first.mr_td, "rtmr0": first.rtmr0, "rtmr1": first.rtmr1, "rtmr2": first.rtmr2} | changes
+    return replace(report, mr_td=found["mr_td"], rtmr=(found["rtmr0"], found["rtmr1"], found["rtmr2"], report.rtmr[3]))
+
+
+@pytest.fixture(scope="module")
+def report(enclave: Served) -> TdReport:
+    attested = enclave.attest()
+    attested.connection.close()
+    return attested.verified.quote.quote.report
+
+
+def not_holding(report: TdReport, image_id: bytes, data: bytes) -> list[tuple[str, str]]:
+    return [(f.rule, f.code) for f in appraise_listed_image(report, image_id, data) if not f.holds]
+
+
+def test_a_listed_image_measures_to_what_its_manifest_says(report: TdReport) -> None:
+    made = manifest()
+    found = appraise_listed_image(measured(report), made.image_id, made.encode())
+    assert [f.rule for f in found] == ["image.manifest", "image.measurements", "image.rtmr0"]
+    assert all(f.holds for f in found)
+
+
+@pytest.mark.parametrize(
+    ("register", "broken_rule"),
+    [
+        ("mr_td", ("image.measurements", "ImageUnknown")),
+        ("rtmr0", ("image.rtmr0", "MeasurementMismatch")),
+        ("rtmr1", ("image.measurements", "ImageUnknown")),
+        ("rtmr2", ("image.measurements", "ImageUnknown")),
+    ],
+)
+def test_each_register_counts(report: TdReport, register: str, broken_rule: tuple[str, str]) -> None:
+    made = manifest()
+    assert broken_rule in not_holding(measured(report, **{register: bytes(48)}), made.image_id, made.encode())
+
+
+def test_a_manifest_of_another_image_says_nothing(report: TdReport) -> None:
+    made = manifest()
+    for image_id, data in ((bytes(32), made.encode()), (made.image_id, made.encode() + b" "), (made.image_id, b"")):
+        assert not_holding(measured(report), image_id, data) == [("image.manifest", "ImageIdMismatch")]
+    for data in (b"", b"{}", b"\xff"):
+        assert not_holding(report, sha256(data).digest(), data) == [("image.manifest", "ImageUnknown")]
+
+
+def test_measurements_are_left_out_for_a_registry_alone(enclave: Served) -> None:
+    named = {"address": RULE.address, "max_staleness_seconds": 300}
+    policy = Policy.parse(json.dumps(enclave.policy_document(image=WAIVED, registry=named)).encode())
+    assert (policy.images, policy.images_waived is not None) == ((), True)
+    with pytest.raises(PolicyInvalid, match=r"policy\.image"):
+        Policy.parse(json.dumps(enclave.policy_document(image=WAIVED)).encode())
+    with pytest.raises(PolicyInvalid):
+        Policy.parse(json.dumps(enclave.policy_document(image=[], registry=named)).encode())
+
+
+def test_a_client_goes_by_the_listed_image_s_manifest(
+    enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry lists the image; its manifest, whose hash the enclave measured, is no image's: nothing is sent."""
+    put(enclave, ton)
+    monkeypatch.setenv("SERICIN_NETWORK", str(ton.network_path))
+    named = {"address": RULE.address, "max_staleness_seconds": RULE.max_staleness}
+    with pytest.raises(Refused, match=r"ImageUnknown: image\.manifest"):
+        enclave.attest(image=WAIVED, registry=named)
+
+
+def test_a_whole_enclave_is_accepted_by_the_registry_alone(enclave: Served) -> None:
+    attested = enclave.attest()
+    attested.connection.close()
+    made, was = manifest(), attested.verified
+    boot = replace(was.boot, image_id=made.image_id)
+    quote = replace(was.quote, quote=replace(was.quote.quote, report=measured(was.quote.quote.report)))
+    verified = replace(was, boot=boot, quote=quote, manifest=made.encode())
+    named = {"address": RULE.address, "max_staleness_seconds": 300}
+    policy = Policy.parse(json.dumps(enclave.policy_document(image=WAIVED, registry=named)).encode())
+    now = datetime.fromtimestamp(AT, UTC)
+    verdict = appraise(verified, policy, now=now, registry=proof(boot))
+    assert verdict.accepted, [f.rule for f in verdict.findings if not f.holds]
+    assert not appraise(verified, policy, now=now, registry=proof(boot, images={})).accepted
+    assert not appraise(verified, policy, now=now).accepted
