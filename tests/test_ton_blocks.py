@@ -127,7 +127,7 @@ def key_extra(*, tag: int = 0x4A33F6FD, custom: int = 1, inner: int = 0xCCA5, ke
     zero = Builder().uint(inner, 16).uint(key, 1).uint(0, 2).uint(0, 5).uint(0, 5).ref(EMPTY)
     zero.octets(b"\x55" * 32, 32).ref(Builder().uint(77, 8).cell())
     builder = Builder().uint(tag, 32).ref(EMPTY).ref(EMPTY).ref(EMPTY).uint(0, 512).uint(custom, 1)
-    return (builder.ref(zero.cell()) if custom else builder).cell()
+    return builder.ref(zero.cell()).cell()
 
 
 def test_a_key_block_shows_its_configuration() -> None:

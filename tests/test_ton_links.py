@@ -73,8 +73,9 @@ def test_an_answer_of_a_lite_server_reads() -> None:
 
 
 def test_a_trust_path_is_a_file() -> None:
-    path = TrustPath(links=tuple(read_link(link) for link in chain().forward_path(1, 10)))
-    assert TrustPath.decode(path.encode()) == path
+    ahead = tuple(read_link(link) for link in chain().forward_path(1, 10))
+    for path in (TrustPath(links=ahead), TrustPath(links=ahead[:1]), TrustPath(links=(back(10, 2),))):
+        assert TrustPath.decode(path.encode()) == path
 
 
 # ---- signatures
@@ -282,7 +283,8 @@ def test_a_path_has_no_gap() -> None:
 def test_files_that_are_no_trust_path() -> None:
     ahead, behind = forward(1, 4).encode(), back(4, 1).encode()
     for value, where in (
-        ({1: FORMAT, 2: [], 3: 0}, "trust_path"),
+        ({1: FORMAT, 2: [ahead], 3: 0}, "trust_path"),
+        ({1: FORMAT, 2: [ahead], 64: 0}, "trust_path"),
         ({1: FORMAT, 2: []}, "links"),
         ({1: "sericin-trust-path/2", 2: [ahead]}, "format"),
         ({1: FORMAT, 2: [ahead, behind]}, "links"),
