@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from attestation.batch import BatchStatement
 from attestation.boot import BootMap
 from attestation.errors import AttestationError, PolicyInvalid, Refused, Untrusted
 from attestation.findings import Finding, Waived, clause
@@ -115,24 +116,9 @@ def check_anchoring(
     anchoring = Anchoring.decode(data)
     links: list[Finding] = []
     run = _Runner(links)
-    statement = run.check(
-        "anchoring.batch",
-        lambda: anchoring.check_statement(receipt_hash=receipt.hash, receipt_key=boot.receipt_key, boot=boot.digest),
-        want="the receipt in a batch that its key signed",
-    )
-    found: tuple[Enclave, Proved] | None = run.check(
-        "anchoring.registry",
-        lambda: anchoring.check_registry(
-            receipt_key=boot.receipt_key, boot=boot.digest, code_hash=registry_code().hash
-        ),
-        want="the key in a proved registry",
-    )
+    statement, found = _down_to_the_block(anchoring, run, receipt=receipt, boot=boot)
     if found is not None:
-        enclave, proved = found
-        run.check(
-            "anchoring.chain", lambda: anchoring.check_chain(enclave), want="statements up to the registry's head"
-        )
-        _same_kind(policy, proved, trust)
+        _same_kind(policy, found[1], trust)
     if not isinstance(policy.registry, Waived):
         want = parse_address(policy.registry.address, "policy.registry.address")
         holds = anchoring.registry == want
@@ -153,6 +139,29 @@ def check_anchoring(
         anchored_at=None if found is None else found[0].anchored_at,
         late=None if found is None else _late(found[0].anchored_at, due, hidden=bool(anchoring.later)),
     )
+
+
+def _down_to_the_block(
+    anchoring: Anchoring, run: _Runner, *, receipt: Receipt, boot: BootMap
+) -> tuple[BatchStatement | None, tuple[Enclave, Proved] | None]:
+    """Run checks 1 to 3; give what they prove, None where they do not."""
+    key, digest = boot.receipt_key, boot.digest
+    statement = run.check(
+        "anchoring.batch",
+        lambda: anchoring.check_statement(receipt_hash=receipt.hash, receipt_key=key, boot=digest),
+        want="the receipt in a batch that its key signed",
+    )
+    found: tuple[Enclave, Proved] | None = run.check(
+        "anchoring.registry",
+        lambda: anchoring.check_registry(receipt_key=key, boot=digest, code_hash=registry_code().hash),
+        want="the key in a proved registry",
+    )
+    if found is not None:
+        enclave = found[0]
+        run.check(
+            "anchoring.chain", lambda: anchoring.check_chain(enclave), want="statements up to the registry's head"
+        )
+    return statement, found
 
 
 def _late(anchored_at: int, due: int, *, hidden: bool) -> bool | None:
