@@ -214,9 +214,13 @@ def _require_issued(certificate: RoleCertificate, issuer: RoleCertificate) -> No
 
 def _name(name: x509.Name) -> DistinguishedName:
     """Give a name as a set of attributes. One with a multi-valued RDN is empty and equals no expected name."""
-    if any(len(list(rdn)) != 1 for rdn in name.rdns):
-        return ()
-    return tuple(sorted((attribute.oid.dotted_string, str(attribute.value)) for attribute in name))
+    pairs = []
+    for rdn in name.rdns:
+        attributes = list(rdn)
+        if len(attributes) != 1:
+            return ()
+        pairs.append((attributes[0].oid.dotted_string, str(attributes[0].value)))
+    return tuple(sorted(pairs))
 
 
 def _shown(name: DistinguishedName) -> str:

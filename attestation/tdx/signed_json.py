@@ -25,11 +25,11 @@ class Fields:
             raise Malformed(code, where, want="an object", got=type(value).__name__)
         need = tuple(required)
         known = {*need, *optional}
-        folded = {name.casefold() for name in known}
         for name in need:
             if name not in value:
                 raise Malformed(code, f"{where}.{name}", want="present", got="absent")
         unknown = value.keys() - known
+        folded = {name.casefold() for name in known} if unknown else set()
         for name in unknown:
             if name.casefold() in folded:
                 raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])
