@@ -16,7 +16,7 @@ from client.ledger_file import read_chains
 from client.ton.chain import ChainView, with_chain
 from client.ton.network import PUBLIC_IDS, Network
 from client.ton.outbox import Pending, held_outbox
-from client.ton.publishing import VALID_SECONDS, Publisher, Report
+from client.ton.publishing import SETTLE_SECONDS, VALID_SECONDS, Publisher, Report
 from client.ton.wallet import Wallet
 from enclave.simulator.ton_answers import TonAnswers
 from enclave.simulator.ton_chain import GLOBAL_ID
@@ -137,10 +137,30 @@ def test_a_transfer_that_can_no_longer_run_is_made_anew(ton: InBox, monkeypatch:
     run(ton, wallet, boot)
     boot.batch()
     crashing(ton, wallet, boot, monkeypatch, where="before")
-    ton.clock.at += VALID_SECONDS + 10
+    ton.clock.at += VALID_SECONDS + SETTLE_SECONDS + 10
     report = run(ton, wallet, boot)
     assert report.resumed == {}
     assert ton.exits() == [0, 0, 0]
+
+
+def test_a_transfer_that_a_slow_shard_may_still_run_is_not_made_anew(
+    ton: InBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masterchain's clock is past its end; a shard's block from before may not have reached it yet."""
+    monkeypatch.setattr("client.ton.publishing.CONFIRM_SECONDS", 1)
+    wallet, _ = ton.wallet()
+    boot = Boot()
+    boot.batch()
+    run(ton, wallet, boot)
+    boot.batch()
+    crashing(ton, wallet, boot, monkeypatch, where="before")
+    (file,) = (ton.folder / "outbox").glob("*.json")
+    before = file.read_bytes()
+    ton.clock.at += VALID_SECONDS + SETTLE_SECONDS
+    with pytest.raises(Unreachable, match="not confirmed"):
+        run(ton, wallet, boot)
+    assert file.read_bytes() == before
+    assert ton.exits() == [0, 0]
 
 
 def test_a_lost_outbox_costs_no_second_anchor(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +361,7 @@ class Deaf(TonAnswers):
     clock: BoxClock
 
     def send_message(self, boc: bytes) -> bytes:  # noqa: ARG002
-        self.clock.at += VALID_SECONDS + 1
+        self.clock.at += VALID_SECONDS + SETTLE_SECONDS + 1
         return bytes.fromhex("97e5503901000000")
 
 

@@ -141,5 +141,5 @@ def _show_report(report: Report) -> None:
         out.print(f"key {key.hex()[:16]}: batch {seqno}, sent by an earlier run, is anchored")
     anchored = _count(sum(item.message.what == "anchor" for item in report.done), "batch")
     when = rfc3339(datetime.fromtimestamp(report.view.gen_utime, UTC))
-    line = f"{anchored} anchored, proved at block {report.view.block.seqno} of {when}; paid {gram(report.paid)}"
+    line = f"{anchored} anchored, proved at block {report.view.block.seqno} of {when}; paid {gram(report.paid)} so far"
     out.print(line, style="bold green")

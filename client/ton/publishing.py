@@ -4,7 +4,7 @@
 1. what is under way from before is followed to its end, its very bytes sent again while they can still run
 2. a new transfer is written to the outbox, on the disk, before it is sent
 3. it has happened when the registry's proved heads say so; it can no longer happen when the wallet's proved sequence
-   number has gone past it, or the chain's proved time past its end
+   number has gone past it, or the chain's proved time past its end and what shards may be behind
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from .wallet import Wallet
 VALID_SECONDS: Final = 120  # of the chain, that a transfer may wait to run
 MAX_HEAD_AGE: Final = 60  # seconds: from an older block on, a transfer's time might be over before it is sent
 MAX_EXPIRED: Final = 3  # transfers of one run that nobody took in time
-CONFIRM_SECONDS: Final = 150  # of the client's clock
+SETTLE_SECONDS: Final = (
+    30  # of the chain, by which a shard's blocks may reach the masterchain later than they were made
+)
+CONFIRM_SECONDS: Final = 200  # of the client's clock: longer than a transfer can still run
 FLIGHT_SECONDS: Final = 45  # of the chain, from the wallet to the registry
 POLL_SECONDS: Final = 1.5
 SEND_TRIES: Final = 4
@@ -177,7 +180,7 @@ class Publisher:
                         raise Refused(
                             "RegistryRejected", "anchor", want="heads that moved", got="a transfer that ran in vain"
                         )
-                elif seen.view.gen_utime > pending.valid_until:
+                elif seen.view.gen_utime > pending.valid_until + SETTLE_SECONDS:
                     outbox.clear()
                     return seen, False
             if ran_at is None and refusals < SEND_TRIES:
