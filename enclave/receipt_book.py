@@ -29,7 +29,7 @@ MAX_KEPT: Final = 1 << 16  # receipts that can be fetched by capability: about 8
 BATCH_SIZE: Final = 1024  # receipts that close a batch early
 BATCH_SECONDS: Final = 600  # that close a batch at the latest; sooner where the boot promises to anchor sooner
 ANCHOR_SHARE: Final = 4  # a batch waits a quarter of `anchor_within`; the host has the rest to publish it
-REGISTRATION_SECONDS: Final = 366 * 24 * 3600
+REGISTRATION_SECONDS: Final = 365 * 24 * 3600  # the contract takes 366 days; the host's clock may be ahead
 _DEPTH: Final = 2  # of a receipt without extension
 _MAX_BOC: Final = 8192
 
