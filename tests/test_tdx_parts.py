@@ -17,7 +17,7 @@ from attestation.tdx.certificates import MAX_DER, split_pem
 from attestation.tdx.pck import Platform, platform_of
 from enclave.simulator.tdx_ca import pem_chain
 from enclave.simulator.tdx_platform import sgx_extension, sgx_fields
-from tests.tdx_cases import NOW, PLATFORM, Case, authority
+from tests.tdx_cases import NOW, PLATFORM, Case, authority, certificate
 
 CHAIN, INVALID = "CertificateChainInvalid", "PckExtensionInvalid"
 OID = bytes.fromhex("2a864886f84d010d01")
@@ -102,7 +102,10 @@ EXTENSIONS: list[tuple[str, bytes]] = [
     ("a cut element inside", tlv(0x30, b"".join(GOOD)[:-1])),
     ("a length in a longer form", tlv(0x30, *GOOD[:1], length=b"\x82\0" + bytes([len(GOOD[0])]))),
     ("a short length in two bytes", tlv(0x30, *GOOD[:1], length=b"\x81" + bytes([len(GOOD[0])]))),
-    ("a length of three bytes", b"\x30\x83\0\1\0" + bytes(256)),
+    ("a length of three bytes", tlv(0x30, *GOOD, length=b"\x83\0" + len(b"".join(GOOD)).to_bytes(2, "big"))),
+    ("a length one past the end", tlv(0x30, *GOOD, length=b"\x82" + (len(b"".join(GOOD)) + 1).to_bytes(2, "big"))),
+    ("a short length in one byte more", extension(field(1, tlv(4, PLATFORM.ppid, length=b"\x81\x10")), *GOOD[1:])),
+    ("a short length in two bytes more", extension(field(1, tlv(4, PLATFORM.ppid, length=b"\x82\0\x10")), *GOOD[1:])),
     ("an indefinite length", b"\x30\x80" + b"".join(GOOD) + b"\0\0"),
     ("a length that is cut", b"\x30\x82\1"),
 ]  # fmt: skip
@@ -289,3 +292,114 @@ def test_a_revocation_list_of_another_form_is_refused(work: Callable[[], object]
 def test_the_forgers_list_is_accepted() -> None:
     assert signed_crl()()
     assert signed_crl(extensions=USUAL)()
+
+
+# ---- who signed, and how long things are
+
+
+def forged_ca(case: Case) -> None:
+    """Keep the genuine root, and let a stranger sign the CA that names it."""
+    from enclave.simulator.tdx_ca import SIGNING, new_key
+
+    stranger = replace(case.ca.root, key=new_key())
+    made = certificate("Intel SGX PCK Platform CA", new_key(), stranger, usage=SIGNING, ca=True, path_length=0)
+    case.pck(parent=made)
+    case.collateral.pck_crl.issuer = made
+
+
+def forged_leaf(case: Case) -> None:
+    """Keep the genuine CA, and let a stranger sign the leaf that names it."""
+    from enclave.simulator.tdx_ca import new_key
+
+    key = new_key()
+    stranger = replace(case.ca.platform_ca, key=new_key())
+    leaf = certificate("Intel SGX PCK Certificate", key, stranger, extensions=(sgx_extension(PLATFORM),))
+    case.quote.pck_key = key
+    case.chain(leaf, case.ca.platform_ca, case.ca.root)
+
+
+def forged_signer(case: Case) -> None:
+    """Keep the genuine root, and let a stranger sign the TCB signer that names it."""
+    from enclave.simulator.tdx_ca import new_key
+    from tests.tdx_cases import use_signer
+
+    use_signer(case, certificate("Intel SGX TCB Signing", new_key(), replace(case.ca.root, key=new_key())))
+
+
+def signer_under_a_twin_of_the_root(case: Case) -> None:
+    """End the signing chain in the root's key in another certificate."""
+    from tests.tdx_cases import reissued_root
+
+    case.collateral.tcb_chain = (case.ca.tcb_signer.certificate, reissued_root().certificate)
+
+
+def long_quote(case: Case) -> None:
+    from attestation.tdx.quote import MAX_QUOTE
+
+    case.quote.padding = bytes(MAX_QUOTE)
+
+
+FORGED: list[tuple[str, Callable[[Case], None], str]] = [
+    ("a CA that a stranger signed", forged_ca, CHAIN),
+    ("a leaf that a stranger signed", forged_leaf, CHAIN),
+    ("a signer that a stranger signed", forged_signer, CHAIN),
+    ("a signing chain under a twin of the root", signer_under_a_twin_of_the_root, "UntrustedRoot"),
+    ("a quote past its bound, in zeros", long_quote, "MalformedQuote"),
+]
+
+
+@pytest.mark.parametrize(("change", "code"), [row[1:] for row in FORGED], ids=[row[0] for row in FORGED])
+def test_what_a_stranger_signed_is_refused(change: Callable[[Case], None], code: str) -> None:
+    case = Case.new(1)
+    change(case)
+    assert code_of(case.build().ours) == code
+
+
+def test_base64_has_one_form() -> None:
+    """A stray bit in the last character would give one chain two encodings."""
+    from enclave.simulator.tdx_ca import new_key
+
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    body = b""
+    while not body.endswith(b"="):  # two of three certificates are of such a size
+        made = certificate("Intel SGX PCK Certificate", new_key(), authority().platform_ca)
+        body = pem_chain(made.certificate).split(b"-----\n")[1].split(b"-----")[0].replace(b"\n", b"")
+    unpadded = body.rstrip(b"=")
+    stray = bytes([alphabet[alphabet.index(unpadded[-1]) ^ 1]])
+    bent = b"-----BEGIN CERTIFICATE-----\n" + unpadded[:-1] + stray + body[len(unpadded) :] + b"\n" + LINE
+    assert code_of(lambda: split_pem(bent, 1, "chain")) == CHAIN
+
+
+@pytest.mark.parametrize("what", ["chain", "crl"])
+def test_what_is_too_long_is_not_read(what: str) -> None:
+    from attestation.tdx.certificates import MAX_PEM
+    from attestation.tdx.crl import MAX_CRL
+
+    work = crl_der(lambda _: bytes(MAX_CRL + 1)) if what == "crl" else lambda: split_pem(bytes(MAX_PEM + 1), 3, "chain")
+    with pytest.raises(AttestationError) as e:
+        work()
+    assert e.value.want.startswith("at most") or e.value.code == "JsonInvalid"
+
+
+def test_a_revocation_list_without_an_end_is_refused() -> None:
+    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+    from enclave.simulator.tdx_ca import sign_raw
+
+    issuer = Case.new(1).ca.platform_ca
+
+    def endless(der: bytes) -> bytes:
+        crl = x509.load_der_x509_crl(der)
+        tbs = crl.tbs_certlist_bytes
+        body = tbs[4:] if tbs[1] == 0x82 else tbs[3:]
+        second = body.index(b"\x17\x0d", body.index(b"\x17\x0d") + 2)
+        made = tlv(0x30, body[:second] + body[second + 15 :])
+        raw = sign_raw(issuer.key, made)
+        signature = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+        algorithm = tlv(0x30, tlv(6, bytes.fromhex("2a8648ce3d040302")))
+        return tlv(0x30, made, algorithm, tlv(3, b"\0" + signature))
+
+    assert (
+        x509.load_der_x509_crl(endless(bytes.fromhex(Case.new(1).build().document["pck_crl"]))).next_update_utc is None
+    )
+    assert code_of(crl_der(endless)) == "CrlUnsupported"

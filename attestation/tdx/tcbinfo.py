@@ -185,7 +185,8 @@ def _components(tcb: Fields, name: str) -> tuple[tuple[int, ...], tuple[str, ...
         where = f"{tcb.where}.{name}[{i}]"
         f = Fields(value, where, code=_CODE, required=("svn",), optional=("category", "type"))
         svns.append(f.uint("svn", 255))
-        kinds.append(f.text("type") if "type" in f else f.text("category") if "category" in f else "")
+        category, kind = (f.text(field) if field in f else "" for field in ("category", "type"))
+        kinds.append(kind or category)
     return tuple(svns), tuple(kinds)
 
 

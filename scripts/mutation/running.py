@@ -194,7 +194,7 @@ class Campaign:
         }
 
     def _chosen(self, mutant: Mutant, by_line: dict[str, dict[int, set[str]]]) -> list[str]:
-        """Choose the tests that reach the place, or its function where lines do not tell; rare ones before common."""
+        """Choose the tests that reach the place, or its function where lines do not tell; likely ones first."""
         module = _module(mutant)
         if not mutant.function:
             return sorted(self._took, key=lambda name: self._took[name])
@@ -205,12 +205,16 @@ class Campaign:
         inside = {at for at in _lines(target.__code__) if at is not None}
         here: set[str] = set().union(*(lines.get(at, set()) for at in inside if mutant.line <= at <= mutant.last))
         reached: dict[str, int] = {}
+        farthest: dict[str, int] = defaultdict(int)
         for at in inside:
             names = lines.get(at, set())
             near = mutant.line <= at <= mutant.last + 2
             for name in names & here if here else names:
+                farthest[name] = max(farthest[name], at)
                 reached[name] = min(reached.get(name, 10**9), len(names) if near else 10**6 + len(names))
-        return sorted(reached, key=lambda name: (reached[name], self._took[name]))
+        # A test that a check ends comes no farther in the function than the check.
+        ended = {name for name, at in farthest.items() if at <= mutant.last + 2}
+        return sorted(reached, key=lambda name: (name not in ended, reached[name], self._took[name]))
 
     def _try(self, mutant: Mutant, items: list[Any]) -> Outcome | None:
         pid = os.fork()
