@@ -182,3 +182,18 @@ def test_what_is_missing_is_said(anchored: Walk, tmp_path: Path) -> None:
         assert "--ledger" in result.output
     assert walk.cli("anchor", "--wallet", walk.wallet, "--network", bare, "--ledger", walk.ledger).exit_code == 0
     assert walk.cli("receipt", "prove", walk.ledger, "--network", bare, "--ledger", walk.ledger).exit_code == 3
+
+
+def test_the_page_names_every_key(anchored: Walk) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "anchoring.md").read_text()
+    documents = [
+        json.loads(anchored.anchor("--json").stdout),
+        json.loads(anchored.cli("registry", "show", "--network", anchored.network, "--json").stdout),
+        json.loads(anchored.cli("receipt", "prove", anchored.dossier, "--network", anchored.network, "--json").stdout),
+        anchored.audit(anchored.dossier)[1]["anchoring"],
+    ]
+    for document in documents:
+        for key in [*document, *document["block"]]:
+            assert f"`{key}`" in page, key
+    for key in documents[1]["enclaves"][anchored.boot.receipt_key.hex()]:
+        assert f"`{key}`" in page, key
