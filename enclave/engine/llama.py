@@ -12,13 +12,14 @@ from ..models.gguf_child import read_facts
 from ..models.refusal import ModelRefused
 from ..seams import Admission, Clock, EngineEvent, EventKind, Job
 from .body import RequestRefused
+from .embedding_lane import EmbeddingLane
 from .fair_queue import FairQueue
 from .grammar import GrammarMaker
 from .lane import Lane, Run
 from .library import ModelConfig, Weights, make_record
 from .native import NativeContext, NativeError, NativeModel
 from .outbox import Outbox
-from .plan import make_plan
+from .plan import Plan, make_embedding_plan, make_plan
 from .prompt import PromptMaker
 from .requests import read_request
 from .selftest import NO_DIGEST, UNKNOWN, judge, known_answers, measure
@@ -35,7 +36,7 @@ class _Served:
     model: NativeModel
     context: NativeContext
     maker: PromptMaker
-    lane: Lane
+    lane: Lane | EmbeddingLane
     accepted: int = 0  # runs in the engine, queued or in slots
 
 
@@ -95,17 +96,8 @@ class LlamaEngine:
                 self._wake.notify_all()
 
     def _plan(self, job: Job, served: _Served) -> Admission:
-        config = served.config
         try:
-            request = read_request(job.endpoint, job.body, model=job.model)
-            plan = make_plan(
-                request,
-                served.maker,
-                self._grammars,
-                context=served.context.context,
-                n_vocab=served.model.n_vocab,
-                most=config.max_tokens,
-            )
+            plan = self._make_plan(job, served)
         except RequestRefused as refusal:
             return Admission(accepted=False, code=refusal.code, field=refusal.field)
         except NativeError:
@@ -121,6 +113,21 @@ class LlamaEngine:
             self._jobs[job.job_id] = job.model
             self._wake.notify_all()
         return Admission(accepted=True)
+
+    def _make_plan(self, job: Job, served: _Served) -> Plan:
+        request = read_request(job.endpoint, job.body, model=job.model)
+        model, context = served.model, served.context
+        if model.embeds:
+            room = min(context.batch, context.context)
+            return make_embedding_plan(request, served.maker, room=room, n_vocab=model.n_vocab, width=model.n_embd)
+        return make_plan(
+            request,
+            served.maker,
+            self._grammars,
+            context=context.context,
+            n_vocab=model.n_vocab,
+            most=served.config.max_tokens,
+        )
 
     def cancel(self, job_id: int) -> None:
         """End a job within one step; inside a long prompt, at once."""
@@ -240,17 +247,7 @@ class LlamaEngine:
             maker = PromptMaker(model, template)
         except TemplateRefused as error:
             raise ModelRefused("model_template", str(error)) from error
-        context = NativeContext(
-            model,
-            context=config.context,
-            slots=config.slots + 1,  # one stays blank: its zeros overwrite the others
-            batch=config.ubatch + config.slots,
-            ubatch=config.ubatch,
-            threads=config.resolved_threads(),
-            flash=config.flash,
-            type_k=config.type_k,
-            type_v=config.type_v,
-        )
+        context = _context(model, config)
         record = make_record(
             config,
             tokenizer=facts.tokenizer,
@@ -258,18 +255,24 @@ class LlamaEngine:
             determinism=determinism,
             selftest=selftest,
         )
-        lane = Lane(
+        lane = self._lane(model, context, config)
+        lane.warm_up()
+        return _Served(config=config, record=record.encode(), model=model, context=context, maker=maker, lane=lane)
+
+    def _lane(self, model: NativeModel, context: NativeContext, config: ModelConfig) -> Lane | EmbeddingLane:
+        queue, speed, now = FairQueue[Run](config.queue_limit), Speed(), self._clock.boot
+        if model.embeds:
+            return EmbeddingLane(model, context, queue=queue, speed=speed, now=now)
+        return Lane(
             model,
             context,
             slots=config.slots,
             ubatch=config.ubatch,
             chunk=config.chunk,
-            queue=FairQueue(config.queue_limit),
-            speed=Speed(),
-            now=self._clock.boot,
+            queue=queue,
+            speed=speed,
+            now=now,
         )
-        lane.warm_up()
-        return _Served(config=config, record=record.encode(), model=model, context=context, maker=maker, lane=lane)
 
     def _free(self) -> None:
         with self._wake:
@@ -280,3 +283,21 @@ class LlamaEngine:
             served.lane.forget_prefixes()
             served.context.free()
             served.model.free()
+
+
+def _context(model: NativeModel, config: ModelConfig) -> NativeContext:
+    """Make the context: of all slots, or of the one that an embedding model's inputs go through in turn."""
+    slots = 1 if model.embeds else config.slots + 1  # one stays blank: its zeros overwrite the others
+    whole = min(config.context, config.ubatch * config.slots)  # an input is pooled over one batch
+    return NativeContext(
+        model,
+        context=config.context,
+        slots=slots,
+        batch=whole if model.embeds else config.ubatch + config.slots,
+        ubatch=whole if model.embeds else config.ubatch,
+        threads=config.resolved_threads(),
+        flash=config.flash,
+        type_k=config.type_k,
+        type_v=config.type_v,
+        embeddings=model.embeds,
+    )

@@ -67,6 +67,18 @@ def continue_all(context: NativeContext, prompts: Sequence[Sequence[int]], count
     return [Continuation(tokens=tuple(ids), digest=t.digest()) for ids, t in zip(tokens, totals, strict=True)]
 
 
+def embed_one(context: NativeContext, prompt: Sequence[int]) -> Continuation:
+    """Compute the pooled vector of one prompt. Raises NativeError, also for a NaN."""
+    batch = Batch(len(prompt), 1)
+    batch.add_run(0, prompt, 0, output=True)
+    _decode(context, batch)
+    vector = np.asarray(context.embedding(0), "<f4")
+    context.wipe()
+    if not np.isfinite(vector).all():
+        raise NativeError("the model computes no numbers")
+    return Continuation(tokens=(), digest=hashlib.sha256(LABEL + vector.tobytes()).digest())
+
+
 def _decode(context: NativeContext, batch: Batch) -> None:
     if context.decode(batch.struct()) != 0:
         raise NativeError("llama_decode")

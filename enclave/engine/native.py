@@ -80,6 +80,8 @@ class NativeModel:
         self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
         self.n_ctx_train = int(lc.llama_model_n_ctx_train(handle))
         self.n_embd = int(lc.llama_model_n_embd(handle))
+        # 1 mean, 2 first token, 3 last token: an embedding model; 0 or absent: one that answers (llama.h).
+        self.embeds = (self.meta(f"{self.meta('general.architecture')}.pooling_type") or "0") in {"1", "2", "3"}
         self.has_decoder = bool(lc.llama_model_has_decoder(handle))
         self.recurrent = bool(lc.llama_model_is_recurrent(handle) or lc.llama_model_is_hybrid(handle))
         self.bos = int(lc.llama_vocab_bos(self._vocab))

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Final
 
 from .body import RequestRefused, invalid
 from .grammar import GrammarMaker, call_schema
 from .prompt import PromptMaker
 from .requests import CHAT, COMPLETIONS, EMBEDDINGS, Request
 from .sampling import Sampling
+
+MAX_DOCUMENT: Final = 1 << 19  # bytes of an embeddings answer, which is one item of the sealed stream
+_FLOAT_TEXT: Final = 24  # characters of a number in JSON, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -30,6 +34,8 @@ class Plan:
     parallel: bool = True
     reasons: bool = False  # the model marks its reasoning with <think>
     thinking: bool = False  # the prompt has opened that mark
+    inputs: tuple[tuple[int, ...], ...] = ()  # of an embeddings request; `prompt` is all of them
+    encoding: str = "float"
     params: dict[str, int | str]
 
 
@@ -41,7 +47,7 @@ def make_plan(
     Raises RequestRefused: context_too_long when the prompt leaves no room for one token.
     """
     if request.endpoint == EMBEDDINGS:
-        raise RequestRefused("unsupported_field", "input")
+        raise RequestRefused("unsupported_field", "input")  # this model has no embedding head
     chat = request.endpoint == CHAT
     source = "messages" if chat else "prompt"
     callable_tools = request.tools if request.tool_choice.mode != "none" else ()
@@ -81,6 +87,42 @@ def make_plan(
         reasons=chat and maker.reasons,
         thinking=thinking,
         params=params,
+    )
+
+
+def document_size(inputs: int, width: int, encoding: str) -> int:
+    """Give the most bytes that the answer to `inputs` inputs of `width` numbers may have."""
+    return inputs * (width * (6 if encoding == "base64" else _FLOAT_TEXT) + 64)
+
+
+def make_embedding_plan(request: Request, maker: PromptMaker, *, room: int, n_vocab: int, width: int) -> Plan:
+    """Tokenize the inputs for a model whose vectors have `width` numbers and that takes `room` tokens at once.
+
+    Raises RequestRefused: unsupported_field for an endpoint that such a model does not have.
+    """
+    if request.endpoint != EMBEDDINGS:
+        raise RequestRefused("unsupported_field", "messages" if request.endpoint == CHAT else "prompt")
+    if document_size(len(request.inputs), width, request.encoding) > MAX_DOCUMENT:
+        raise invalid("input")
+    inputs = []
+    for item in request.inputs:
+        ids = tuple(maker.text(item, room=room, field="input")) if isinstance(item, str) else item
+        if not ids or max(ids) >= n_vocab:
+            raise invalid("input")
+        if len(ids) > room:
+            raise RequestRefused("context_too_long", "input")
+        inputs.append(ids)
+    return Plan(
+        chat=False,
+        prompt=tuple(token for ids in inputs for token in ids),
+        choices=1,
+        limit=0,
+        stops=(),
+        sampling=request.sampling,
+        logprobs=None,
+        inputs=tuple(inputs),
+        encoding=request.encoding,
+        params={"inputs": len(inputs), "encoding_format": request.encoding},
     )
 
 

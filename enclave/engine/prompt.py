@@ -65,9 +65,9 @@ class PromptMaker:
         if len(text) > room * self._model.longest:
             raise RequestRefused("context_too_long", field)
 
-    def text(self, prompt: str, *, room: int) -> list[int]:
+    def text(self, prompt: str, *, room: int, field: str = "prompt") -> list[int]:
         """Give the ids of a bare text: no template, no control tokens. Raises RequestRefused like `chat`."""
-        self._require_room(prompt, room, "prompt")
+        self._require_room(prompt, room, field)
         return self._model.tokenize(prompt.encode("utf-8"), special=False, bos=self._model.add_bos)
 
     def piece(self, token: int) -> bytes:

@@ -12,7 +12,7 @@ import sys
 from typing import Any, Final
 
 from ..hygiene import forbid_dumps
-from .measuring import continue_all, instruction_set
+from .measuring import continue_all, embed_one, instruction_set
 from .native import NativeContext, NativeModel
 
 _TEXT: Final = b"In the beginning there was a number, and after it came another one, because"
@@ -40,9 +40,13 @@ def main(question: dict[str, Any]) -> int:
         flash=int(question["flash"]),
         type_k=str(question["type_k"]),
         type_v=str(question["type_v"]),
+        embeddings=model.embeds,
     )
-    alone = continue_all(context, prompts[:1], _COUNT)[0]
-    among = continue_all(context, prompts, _COUNT)[0]
+    if model.embeds:
+        alone, among = (embed_one(context, prompts[0]) for _ in range(2))
+    else:
+        alone = continue_all(context, prompts[:1], _COUNT)[0]
+        among = continue_all(context, prompts, _COUNT)[0]
     answer = {
         "isa": instruction_set(),
         "tokens": alone.tokens,
