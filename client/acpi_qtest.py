@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha384
+from pathlib import Path
 from typing import IO, Final
 
 from attestation import qemu
@@ -66,19 +67,18 @@ def acpi_digests(shape: Shape, *, program: str) -> AcpiDigests:
     found = shutil.which(program)
     if found is None:
         raise UsageFault(f"{program}: no such program; the shape is for QEMU {shape.qemu[0]}.{shape.qemu[1]}")
-    release = _release(found)
+    is_of = release(found)
     # A machine type keeps devices, not tables: releases make other tables for one and the same.
-    if release != shape.qemu:
-        raise UsageFault(
-            f"{program} is QEMU {release[0]}.{release[1]}, the shape is for {shape.qemu[0]}.{shape.qemu[1]}"
-        )
-    with _session(found, shape) as session:
-        session.set_up(shape, base)
-        loader, rsdp, tables = (sha384(session.file(name)).digest() for name in FILES)
+    if is_of != shape.qemu:
+        raise UsageFault(f"{program} is QEMU {is_of[0]}.{is_of[1]}, the shape is for {shape.qemu[0]}.{shape.qemu[1]}")
+    with session(found, shape) as machine:
+        machine.set_up(shape, base)
+        loader, rsdp, tables = (sha384(machine.file(name)).digest() for name in FILES)
     return AcpiDigests(loader=loader, rsdp=rsdp, tables=tables)
 
 
-def _release(program: str) -> tuple[int, int]:
+def release(program: str) -> tuple[int, int]:
+    """Give the release of a QEMU program. Raises UsageFault for what is none."""
     try:
         said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as e:
@@ -89,10 +89,14 @@ def _release(program: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def arguments(shape: Shape) -> list[str]:
-    """Give QEMU's options for a shape with stand-ins behind its devices, stopped before its first instruction."""
+def arguments(shape: Shape, *, firmware: Path | None = None) -> list[str]:
+    """Give QEMU's options for a shape with stand-ins behind its devices, stopped before its first instruction.
+
+    With `firmware`, a unified file, it runs: what it sets up can then be compared (scripts/compare-acpi).
+    """
     memory = {"qom-type": "memory-backend-ram", "id": "mem0", "size": shape.memory, "prealloc": False}
-    words = ["-accel", "tcg", "-S", "-qtest", "stdio", "-nodefaults", "-no-user-config", "-display", "none"]
+    words = ["-S"] if firmware is None else ["-bios", str(firmware)]
+    words += ["-accel", "tcg", "-qtest", "stdio", "-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-vga", "none", "-serial", "none", "-parallel", "none", "-monitor", "none", "-qtest-log", "none"]
     words += ["-cpu", f"max,vendor=GenuineIntel,phys-bits={shape.phys_bits}"]
     words += ["-machine", qemu.machine(shape, memory="mem0"), "-smp", qemu.processors(shape)]
@@ -113,7 +117,7 @@ def arguments(shape: Shape) -> list[str]:
     return words
 
 
-class _Session:
+class Session:
     """QEMU's test protocol: one line asked, one line answered."""
 
     def __init__(self, to: IO[bytes], back: IO[bytes]) -> None:
@@ -132,7 +136,8 @@ class _Session:
     def _write(self, at: int, data: bytes) -> None:
         self._ask(f"write {at:#x} {len(data)} 0x{data.hex()}")
 
-    def _read(self, at: int, size: int) -> bytes:
+    def read(self, at: int, size: int) -> bytes:
+        """Read guest memory."""
         return bytes.fromhex(self._ask(f"read {at:#x} {size}").removeprefix("0x"))
 
     def _configure(self, device: int, register: int, value: int) -> None:
@@ -157,9 +162,9 @@ class _Session:
         self._write(_SCRATCH, struct.pack(">IIQ", control, size, _SCRATCH + 0x1000))
         for port, value in ((_DMA, 0), (_DMA + 4, _SCRATCH)):
             self._ask(f"outl {port:#x} {int.from_bytes(value.to_bytes(4, 'little'), 'big'):#x}")
-        if self._read(_SCRATCH, 4) != bytes(4):
+        if self.read(_SCRATCH, 4) != bytes(4):
             raise EOFError
-        return self._read(_SCRATCH + 0x1000, size)
+        return self.read(_SCRATCH + 0x1000, size)
 
     def file(self, name: str) -> bytes:
         """Give a file of fw_cfg. Raises UsageFault when QEMU has none of that name, or an unreasonable one."""
@@ -175,18 +180,21 @@ class _Session:
 
 
 @contextmanager
-def _session(program: str, shape: Shape) -> Iterator[_Session]:
+def session(program: str, shape: Shape, *, firmware: Path | None = None) -> Iterator[Session]:
     """Start QEMU for one conversation; whatever happens, it is gone afterwards."""
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            [program, *arguments(shape)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
+            [program, *arguments(shape, firmware=firmware)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
         )
         timer = threading.Timer(SECONDS, process.kill)
         timer.start()
         try:
             if process.stdin is None or process.stdout is None:
                 raise UsageFault("QEMU: no pipe")
-            yield _Session(process.stdin, process.stdout)
+            yield Session(process.stdin, process.stdout)
         except (BrokenPipeError, EOFError, ValueError):
             complaints.seek(0)
             said = complaints.read(2000).decode("utf-8", "replace").strip().splitlines()
