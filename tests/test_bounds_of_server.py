@@ -184,6 +184,14 @@ def test_a_packed_body_is_not_unpacked(enclave: Served, path: str) -> None:
     assert enclave.post(good, path)[0] == 200
 
 
+def test_a_properly_sealed_request_beyond_the_limit_is_too_large_also_in_chunks(enclave: Served) -> None:
+    limit = enclave.booted.boot.limits.max_request_bytes
+    data = sealed_for(enclave, "w" * limit)[0].wire
+    head = f"POST {SEALED} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    chunks = b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in (data[:50_000], data[50_000:]))
+    assert enclave.raw(head + chunks + b"0\r\n\r\n", finish=False).split()[1] == b"413"
+
+
 def test_challenges_that_wait_are_counted(enclave: Served) -> None:
     inside: Any = enclave.service._routes
     enclave.call(lambda: setattr(inside, "_waiting", routes.ATTEST_WAITING))

@@ -145,9 +145,26 @@ def test_an_unknown_field_is_refused_by_name(caller: openai.OpenAI) -> None:
     assert e.value.param == "frobnicate"
 
 
-def test_an_unknown_model_is_not_found(caller: openai.OpenAI) -> None:
+def test_an_unknown_model_is_not_found_and_nothing_is_sent(caller: openai.OpenAI, enclave: Served) -> None:
+    before = enclave.count(Count.SEALED_ACCEPTED)
     with pytest.raises(openai.NotFoundError):
         caller.chat.completions.create(model="other", messages=[{"role": "user", "content": "x"}])
+    assert enclave.count(Count.SEALED_ACCEPTED) == before
+
+
+def test_evidence_that_is_over_is_not_shown_again(tmp_path: Path) -> None:
+    with served(tmp_path) as aging:
+        running = Running(aging)
+        try:
+            for _ in range(3):
+                assert raw(running, {}) == 200
+            assert aging.count(Count.ATTESTATIONS) == 1  # one verified connection is kept
+            aging.clock.forward(4300)
+            aging.do(aging.service.tend())
+            assert raw(running, {}) == 200
+            assert aging.count(Count.ATTESTATIONS) == 2
+        finally:
+            running.close()
 
 
 def test_a_refusal_before_a_stream_has_its_status(caller: openai.OpenAI) -> None:
