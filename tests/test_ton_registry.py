@@ -199,11 +199,11 @@ def test_only_the_registry_s_own_code_counts() -> None:
             "address": OWNER,
             "balance": 0,
             "last_lt": 0,
-            "code": EMPTY,
+            "code": contract_code(CODE),
             "data": EMPTY,
         }
         bare = Account(**{**fields, **state})
-        refuse("RegistryProofInvalid", "registry", registry_data, bare, code_hash=code_hash)
+        assert refuse("RegistryProofInvalid", "registry", registry_data, bare, code_hash=code_hash).where == "registry"
 
 
 def test_the_code_of_a_release_is_one_small_bag() -> None:
