@@ -135,6 +135,8 @@ def verify_ocsp(
             raise Untrusted("OcspUnknown", where, want="a successful response", got=response.response_status.name)
         singles = list(response.responses)
         carried = [e.value.nonce for e in response.extensions if isinstance(e.value, x509.OCSPNonce)]
+        for single in singles:
+            _require_readable(single)
     except UNREADABLE:
         raise Malformed("MalformedOcsp", where, want="an OCSP response", got="other data") from None
     if len(singles) != 1:
@@ -164,6 +166,12 @@ def verified_answer(
     except UNREADABLE:
         raise Malformed("MalformedOcsp", where, want="an OCSP response", got="other data") from None
     return _require_signed(response, certificates, issuer, organizations, where)
+
+
+def _require_readable(single: ocsp.OCSPSingleResponse) -> None:
+    """Ask once for every part that is judged later: the library reads them on demand. Raises what it raises."""
+    _ = single.hash_algorithm.name, single.serial_number, single.issuer_name_hash, single.issuer_key_hash
+    _ = single.certificate_status, single.revocation_reason, single.this_update_utc, single.next_update_utc
 
 
 def _subject(single: ocsp.OCSPSingleResponse, links: Sequence[Link], where: str) -> Link:

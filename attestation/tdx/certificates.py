@@ -33,6 +33,16 @@ _CHAIN: Final = "CertificateChainInvalid"
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----(?:\r?\n)*")
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,  # a name whose attribute has a type that it may not have
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for certificates and CRLs that it cannot read, some of it only when a part is asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RoleCertificate:
@@ -149,7 +159,7 @@ def _certificate(
         extensions = certificate.extensions
         algorithm = certificate.signature_algorithm_oid
         version = certificate.version
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, UnsupportedAlgorithm) as e:
+    except UNREADABLE as e:
         raise Untrusted(_CHAIN, role, want="an X.509 certificate", got=type(e).__name__) from None
     if version is not x509.Version.v3:
         raise Untrusted(_CHAIN, f"{role}.version", want="v3", got=version.name)
@@ -175,7 +185,7 @@ def _key(certificate: x509.Certificate, role: str) -> ec.EllipticCurvePublicKey:
     key: object = None
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         key = None  # judged below
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise Untrusted("CertificateAlgorithm", f"{role}.key", want="P-256", got=type(key).__name__)

@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from ..errors import Untrusted
 from ..window import Window
-from .certificates import RoleCertificate
+from .certificates import UNREADABLE, RoleCertificate
 from .ecdsa import require_der
 
 MAX_CRL: Final = 256 * 1024
@@ -43,7 +42,7 @@ def verify_crl(der: bytes, issuer: RoleCertificate, *, name: str, now: datetime)
         crl = x509.load_der_x509_crl(der)
         issued_by, algorithm, extensions = crl.issuer, crl.signature_algorithm_oid, crl.extensions
         begins, ends = crl.last_update_utc, crl.next_update_utc
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as e:
+    except UNREADABLE as e:
         raise Untrusted("CrlUnsupported", name, want="an X.509 CRL", got=type(e).__name__) from None
     if issued_by != issuer.certificate.subject:
         got = issued_by.rfc4514_string()[:120]

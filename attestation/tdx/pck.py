@@ -54,7 +54,7 @@ def platform_of(leaf: bytes) -> Platform:
     """Read the platform off a PCK certificate in DER; nothing of it is verified. Raises Untrusted."""
     try:
         extensions = x509.load_der_x509_certificate(leaf).extensions
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension) as e:
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as e:
         _refuse("pck", "an X.509 certificate", type(e).__name__)
     return read_platform(extensions)
 
