@@ -223,6 +223,7 @@ def bent(at: int, value: str, *, cut: int = 1) -> bytes:
         (bent(15, "01"), ""),  # a cell unused
         (GOOD + b"\0", "bag"),
         (GOOD[:-1], "body"),
+        (bag(1, 1, [0], bytes(3)), "bag"),  # a byte behind the last cell
         (bent(4, "41") + b"\0\0\0\0", "crc"),
         (bent(4, "41"), "crc"),
     ],
