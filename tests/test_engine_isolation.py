@@ -43,7 +43,12 @@ def test_tags_say_how_much_is_common_under_one_secret_and_nothing_across_two(a: 
     assert left[:same] == right[:same]
     assert len(left) == len(a) // BLOCK
     assert not set(left) & set(prefix_tags(BOB, a))
-    assert len(set(left)) == len(left), "a tag stands for all that is before it"
+
+
+def test_a_tag_stands_for_everything_before_it() -> None:
+    assert len(set(prefix_tags(ALICE, [5] * (3 * BLOCK)))) == 3
+    ends = [prefix_tags(ALICE, [first] * BLOCK + [7] * BLOCK)[1] for first in (1, 2)]
+    assert ends[0] != ends[1]
 
 
 def test_a_tenant_finds_its_own_prefix_again_and_nobody_else_does(jobs: Jobs) -> None:
