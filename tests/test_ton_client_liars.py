@@ -28,7 +28,7 @@ from enclave.simulator.ton_chain import Bends, TonChain
 from enclave.simulator.ton_server import TonServer
 from tests.ton_in_box import NOW, InBox, in_box
 
-BOUND = 5.0  # seconds, for everything here
+BOUND = 15.0  # seconds, for everything here, on a machine that has much else to do
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,8 @@ def ton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InBox]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liteserver, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(liteserver, "CONNECT_SECONDS", 1)
-    monkeypatch.setattr(chain_module, "JOB_SECONDS", 3.0)
+    monkeypatch.setattr(liteserver, "ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(liteserver, "CONNECT_SECONDS", 5)
 
 
 def view(ton: InBox, network: Network | None = None, **options: Any) -> RegistryView:
@@ -53,7 +52,7 @@ def view(ton: InBox, network: Network | None = None, **options: Any) -> Registry
     started = time.monotonic()
     try:
         return with_chain(
-            network, lambda chain: view_registry(chain, network.registry, now=ton.clock.now(), **options), seconds=3.0
+            network, lambda chain: view_registry(chain, network.registry, now=ton.clock.now(), **options), seconds=10.0
         )
     finally:
         assert time.monotonic() - started < BOUND
@@ -201,7 +200,7 @@ def test_one_whose_head_goes_back(ton: InBox) -> None:
         await chain.head()
 
     with lying(ton, Back) as network, pytest.raises(AttestationError, match=r"TrustPathInvalid: head"):
-        with_chain(network, twice, seconds=3.0)
+        with_chain(network, twice, seconds=10.0)
 
 
 def test_one_whose_head_is_of_tomorrow(ton: InBox) -> None:
@@ -317,7 +316,9 @@ def test_one_that_names_a_block_that_does_not_exist(ton: InBox) -> None:
     caught(ton, Invents, "Unreachable", "651")
 
 
-def test_one_that_stalls(ton: InBox) -> None:
+def test_one_that_stalls(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liteserver, "ANSWER_SECONDS", 1.0)
+
     class Stalls(TonAnswers):
         def answer(self, query: bytes) -> bytes | None:  # noqa: ARG002
             return None
@@ -401,7 +402,9 @@ def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[LiteServerAdd
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 4, bytes(100), b"x" * 100_000])
-def test_something_else_behind_the_address(ton: InBox, data: bytes) -> None:
+def test_something_else_behind_the_address(ton: InBox, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(liteserver, "CONNECT_SECONDS", 1)
+
     def serve(connection: socket.socket) -> None:
         connection.recv(256)
         try:
