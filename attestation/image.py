@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image manifest `sericin-image/1`: the files of an image, what they measure to, and who signed that.
+"""The image manifest `sericin-image/1`: the files of an image, and what they measure to.
 
 Its SHA-256 is the image id. A manifest is shown and never believed: an auditor computes it from the files anew.
 """
@@ -11,15 +11,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from . import document, strict_json
-from .errors import Malformed, Untrusted
-from .wire import label
+from .errors import Malformed
 
 SCHEMA: Final = "sericin-image/1"
-SIGNATURE_SCHEMA: Final = "sericin-image-signature/1"
 PROFILES: Final = ("cpu", "gpu-hopper")
 PLATFORMS: Final = ("qemu",)  # our own firmware under QEMU; a cloud's firmware would be another platform
 FILESYSTEMS: Final = ("squashfs", "erofs")
@@ -29,7 +24,6 @@ MAX_FILE_SIZE: Final = 1 << 36  # 64 GiB: a root file system with GPU libraries 
 MAX_COMPONENTS: Final = 256
 MAX_MEASUREMENTS: Final = 32
 MAX_CMDLINE: Final = 2047  # what Linux takes on x86, its zero byte left out
-MAX_SIGNATURE: Final = 1024
 BLOCK_SIZE: Final = 4096  # of the dm-verity tree, data and hashes
 REGISTER_SIZE: Final = 48
 
@@ -37,7 +31,6 @@ _CODE: Final = "MalformedManifest"
 _PATH: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TEXT: Final = re.compile(r"[\x20-\x7e]+")
 _RESERVED: Final = frozenset({"manifest.json", "manifest.sig"})
-_LABEL: Final = label("image-manifest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,47 +138,6 @@ class ImageManifest:
             manifest = _manifest(value)
         _require_consistent(manifest)
         return manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSignature:
-    """A detached signature over a manifest: the file manifest.sig beside manifest.json."""
-
-    key: bytes  # 32, Ed25519 public key: shown; a verifier brings its own
-    signature: bytes  # 64
-
-    @classmethod
-    def sign(cls, manifest: bytes, private_key: Ed25519PrivateKey) -> ImageSignature:
-        """Sign the bytes of a manifest: Ed25519 over L(image-manifest) || SHA-256(manifest)."""
-        key = private_key.public_key().public_bytes_raw()
-        return cls(key=key, signature=private_key.sign(_LABEL + sha256(manifest).digest()))
-
-    def encode(self) -> bytes:
-        """Give the canonical JSON of manifest.sig."""
-        row = {"schema": SIGNATURE_SCHEMA, "key": self.key.hex(), "signature": self.signature.hex()}
-        return strict_json.canonical(row)
-
-    @classmethod
-    def parse(cls, data: bytes) -> ImageSignature:
-        """Read manifest.sig, at most 1 KiB. Raises Malformed."""
-        value = strict_json.loads_canonical(data, limit=MAX_SIGNATURE, what="signature")
-        with document.coded(_CODE):
-            m = document.fields(value, ("schema", "key", "signature"), "signature")
-            document.choice(m["schema"], "signature.schema", (SIGNATURE_SCHEMA,))
-            return cls(
-                key=document.digest(m["key"], "signature.key", size=32),
-                signature=document.digest(m["signature"], "signature.signature", size=64),
-            )
-
-    def verify(self, manifest: bytes, *, key: bytes) -> None:
-        """Verify the signature over the bytes of a manifest by `key`. Raises Untrusted(ManifestSignatureInvalid)."""
-        where, code = "manifest.sig", "ManifestSignatureInvalid"
-        if self.key != key:
-            raise Untrusted(code, where, want=f"key {key.hex()}", got=f"key {self.key.hex()}")
-        try:
-            Ed25519PublicKey.from_public_bytes(key).verify(self.signature, _LABEL + sha256(manifest).digest())
-        except (InvalidSignature, ValueError):
-            raise Untrusted(code, where, want="an Ed25519 signature over this manifest", got="another") from None
 
 
 def _manifest(value: object) -> ImageManifest:

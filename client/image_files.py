@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from attestation.errors import Untrusted
-from attestation.image import MAX_MANIFEST, MAX_SIGNATURE, ImageManifest, ImageSignature
+from attestation.image import MAX_MANIFEST, ImageManifest
+from attestation.image_signature import MAX_SIGNATURE, ImageSignature
 from attestation.tdx.measure import BootFiles
 from attestation.tdx.measure_firmware import MAX_FIRMWARE, Firmware
 from attestation.tdx.measure_kernel import MAX_KERNEL, authenticode

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation import cbor, runtime_log
-from attestation.image import AcpiDigests, ImageManifest, ImageSignature
+from attestation.image import AcpiDigests, ImageManifest
+from attestation.image_signature import ImageSignature
 from attestation.policy import Policy
 from attestation.verity import Tree
 from client.commands import policy as policy_module

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from attestation import evidence
 from attestation.errors import AttestationError, Malformed, Untrusted
-from attestation.image import MAX_CMDLINE, MAX_MANIFEST, ImageManifest, ImageSignature
+from attestation.image import MAX_CMDLINE, MAX_MANIFEST, ImageManifest
+from attestation.image_signature import ImageSignature
 from attestation.shape import Shape
 from tests.image_forms import CMDLINE, MANIFEST, ROOT_HASH, SHAPE, bent, canonical, manifest, shape
 
