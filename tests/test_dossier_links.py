@@ -19,7 +19,7 @@ from attestation.receipt import Receipt, SignedReceipt, Status
 from attestation.ton.anchoring import Anchoring
 from attestation.ton.links import BackLink, ForwardLink
 from attestation.ton.trustpath import TrustPath
-from client.anchored import TonTrust
+from client.anchored import TonTrust, check_anchoring
 from client.audit import audit
 from client.ton.network import PINNED
 from enclave.simulator.ton_chain import TonChain
@@ -316,6 +316,21 @@ def test_the_block_itself_needs_no_path(kept: Kept) -> None:
 def test_a_real_network_s_block_does_not_go_with_a_simulated_machine(kept: Kept) -> None:
     with pytest.raises(PolicyInvalid, match=r"anchoring\.network"):
         kept.audit(init=PINNED["mainnet"])
+
+
+def test_a_real_machine_is_not_anchored_on_a_simulated_chain(kept: Kept) -> None:
+    dossier = Dossier.decode(kept.data)
+    real = replace(kept.policy, roots=replace(kept.policy.roots, kind="intel+nvidia"))
+    with pytest.raises(PolicyInvalid, match="a simulated TON"):
+        check_anchoring(
+            dossier.anchoring,
+            receipt=SignedReceipt.decode(dossier.receipt).receipt,
+            boot=kept.boot,
+            policy=real,
+            asked_at=0,
+            now=kept.now,
+            trust=TonTrust(init_block=kept.init_block, path=kept.path),
+        )
 
 
 def test_no_anchor_becomes_overdue_by_the_boot_s_own_promise(kept: Kept) -> None:
