@@ -58,7 +58,8 @@ def encode_rim(fields: RimFields) -> str:
 def encode_resource(index: int, hashes: Sequence[bytes]) -> str:
     """Write one resource; without hashes it is not active."""
     shown = [h.hex() for h in hashes] or ["0" * 96]
-    values = " ".join(f'ns2:Hash{i}="{value}"' for i, value in enumerate(shown))
+    named = sorted((f"ns2:Hash{i}", value) for i, value in enumerate(shown))  # canonical: Hash10 before Hash2
+    values = " ".join(f'{name}="{value}"' for name, value in named)
     return (
         f'<ns0:Resource active="{bool(hashes)}" alternatives="{len(shown)}" index="{index}" '
         f'name="Measurement_{index}" size="48" type="Measurement" {values}></ns0:Resource>'
