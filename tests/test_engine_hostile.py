@@ -18,7 +18,7 @@ from enclave.engine.messages import Message
 from enclave.engine.templates import ChatTemplate, Marks, TemplateRefused
 from enclave.engine.toolspec import told_in_words
 from enclave.seams import Job
-from tests.engine_rig import CHAT, CLOCK, Jobs, chat, shared_engine
+from tests.engine_rig import CHAT, CLOCK, TEXT, Jobs, chat, shared_engine
 from tests.small_model import NAME
 
 
@@ -71,6 +71,17 @@ def test_greed_is_refused_by_name(jobs: Jobs, body: dict[str, object], code: str
     began = time.monotonic()
     assert jobs.refuse(body) == (code, field)
     assert time.monotonic() - began < 20
+
+
+def test_megabytes_are_refused_before_they_are_tokenized(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tokenize(*_: object, **__: object) -> list[int]:
+        raise AssertionError("a text that cannot fit was tokenized")
+
+    model = jobs.engine._served[NAME].model
+    assert 512 * model.longest < 900_000
+    monkeypatch.setattr(model, "tokenize", tokenize)
+    assert jobs.refuse(chat("x" * 1_000_000)) == ("context_too_long", "messages")
+    assert jobs.refuse({"prompt": "x" * 1_000_000}, endpoint=TEXT) == ("context_too_long", "prompt")
 
 
 @pytest.mark.parametrize("levels", [40, 1000, 1_000_000])
