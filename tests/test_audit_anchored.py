@@ -16,9 +16,9 @@ from client.__main__ import cli
 from client.dossier import dossier_of
 from enclave.simulator.ton_machine import TonMachine
 from tests.served import served
-from tests.ton_in_box import InBox, in_box
+from tests.ton_in_box import InBox, in_box, needs_tonpy
 
-pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
+pytestmark = needs_tonpy
 
 NAMES = ("first", "second", "third")  # questions; a batch closes after the second, and after the third
 

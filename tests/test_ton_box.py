@@ -21,9 +21,21 @@ from client.ton.wallet import Wallet
 from enclave.simulator.ton_answers import TonAnswers
 from enclave.simulator.ton_chain import GLOBAL_ID
 from enclave.simulator.ton_machine import TonMachine
-from tests.ton_in_box import CODE, NOW, OWNER, REGISTRY, Boot, BoxClock, InBox, in_box, registry_data, write_ledger
+from tests.ton_in_box import (
+    CODE,
+    NOW,
+    OWNER,
+    REGISTRY,
+    Boot,
+    BoxClock,
+    InBox,
+    in_box,
+    needs_tonpy,
+    registry_data,
+    write_ledger,
+)
 
-pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
+pytestmark = needs_tonpy
 
 
 @pytest.fixture(scope="module")

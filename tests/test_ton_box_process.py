@@ -18,15 +18,15 @@ from attestation.ton.slices import Builder
 from client.__main__ import cli
 from enclave.simulator import ton_machine
 from enclave.simulator.ton_machine import MachineFailed, MachineMissing, TonMachine
-from tests.ton_in_box import REGISTRY, in_box
+from tests.ton_in_box import REGISTRY, in_box, needs_tonpy
 
 ROOT = Path(__file__).parent.parent
 IMAGE, MODEL = "ab" * 32, "cd" * 32
 EMPTY = write_boc(Builder().cell())
 
 
+@needs_tonpy
 def test_the_script_starts_a_registry_that_a_client_can_read(tmp_path: Path) -> None:
-    pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
     command = [sys.executable, str(ROOT / "scripts" / "ton-box"), str(tmp_path / "ton"), "--image", IMAGE]
     command += ["--model", MODEL, "--ledger", str(tmp_path / "ledger"), "--minutes", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as box:
@@ -51,8 +51,8 @@ def test_a_missing_machine_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch
         TonMachine()
 
 
+@needs_tonpy
 def test_a_machine_that_crashes_or_hangs_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tonpy", reason="tonpy is not installed (requirements/tvm.txt)")
     for number in (signal.SIGKILL, signal.SIGSTOP):
         with TonMachine() as machine, in_box(tmp_path, machine) as ton, monkeypatch.context() as patch:
             patch.setattr(ton_machine, "ANSWER_SECONDS", 0.5)

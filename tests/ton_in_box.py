@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from attestation.batch import BatchStatement, BatchTree, Leaf, Registration
@@ -42,6 +44,11 @@ OWNER = b"\x01" * 32
 FEE = 50_000_000
 CODE = (Path(__file__).parent.parent / "attestation" / "ton" / "registry.boc").read_bytes()
 T = TypeVar("T")
+
+# Looked for and never imported: its native code, once in a process, keeps llama.cpp from loading a model there.
+needs_tonpy = pytest.mark.skipif(
+    importlib.util.find_spec("tonpy") is None, reason="tonpy is not installed (requirements/tvm.txt)"
+)
 
 
 @dataclass
