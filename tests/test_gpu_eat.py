@@ -55,7 +55,7 @@ def ueid() -> str:
 class Token:
     """One overall token and one for a GPU, signed as they stand."""
 
-    header: dict[str, Any] = field(default_factory=lambda: {"alg": "ES384", "kid": KID, "typ": "JWT"})
+    header: Any = field(default_factory=lambda: {"alg": "ES384", "kid": KID, "typ": "JWT"})
     overall: dict[str, Any] = field(default_factory=dict)
     device: dict[str, Any] = field(default_factory=dict)
     name: str = "GPU-0"
@@ -94,6 +94,11 @@ def es256(signed: bytes) -> bytes:
     return r.to_bytes(48, "big") + s.to_bytes(48, "big")
 
 
+def padded(signed: bytes) -> bytes:
+    signature = es384(signed)
+    return signature[:48] + b"\0" + signature[48:]
+
+
 def alg(name: str, **more: Any) -> dict[str, Any]:
     return {"alg": name, "kid": KID, **more}
 
@@ -114,6 +119,8 @@ ROWS: list[tuple[str, Token, str]] = [
     ("by a stranger", Token(sign=lambda signed: sign_raw(stranger(), signed)), SIGNATURE),
     ("with a signature of 95 bytes", Token(sign=lambda signed: es384(signed)[:-1]), SIGNATURE),
     ("with a signature of 97 bytes", Token(sign=lambda signed: es384(signed) + b"\0"), SIGNATURE),
+    ("with a zero before the same s", Token(sign=padded), SIGNATURE),
+    ("with a header that is a list", Token(header=["ES384"]), MALFORMED),
     ("that is over", Token(overall={"exp": AT}), MISMATCH),
     ("of tomorrow", Token(overall={"nbf": AT + 1}), MISMATCH),
     ("whose device's is over", Token(device={"exp": AT}), MISMATCH),
