@@ -79,7 +79,7 @@ def command(wallet_path: Path, network_path: Path, ledger: str | None, *, dry_ru
 
 def _over(network: Network, wallet: Wallet, job: Callable[[Publisher], Awaitable[T]], *, seconds: float) -> T:
     """Run `job` over a lite server, and show on a terminal how far it is."""
-    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
+    with console(stderr=True).status(f"reading the registry on {network.name}") as status:
 
         def publish(chain: ChainView) -> Awaitable[T]:
             return job(Publisher(chain, network=network, wallet=wallet, now=wall_clock, step=status.update))

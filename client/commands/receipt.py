@@ -153,7 +153,7 @@ def prove(file: Path, network_path: Path, ledger: str | None, path_file: Path | 
     dossier = Dossier.decode(read_file(file, limit=MAX_DOSSIER))
     with opened_ledger(ledger, network) as opened:
         located = locate(dossier, opened)
-    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
+    with console(stderr=True).status(f"reading the registry on {network.name}") as status:
         proof = with_chain(
             network,
             lambda chain: prove_anchoring(chain, network, located, now=wall_clock(), path=path_file is not None),

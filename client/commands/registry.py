@@ -55,7 +55,7 @@ def show(network_path: Path, max_age: int, at_text: str | None, *, as_json: bool
     """
     network = Network.read(network_path)
     now = parse_time(at_text) or wall_clock()
-    with console(stderr=True).status(f"reading {network.registry} on {network.name}") as status:
+    with console(stderr=True).status(f"reading the registry on {network.name}") as status:
         view = with_chain(
             network,
             lambda chain: view_registry(chain, network.registry, now=now, max_age=max_age),
