@@ -200,7 +200,7 @@ def slow_caller(running: Running) -> http.client.HTTPConnection:
 
 
 def eventually(holds: Callable[[], object]) -> None:
-    for _ in range(250):
+    for _ in range(500):
         if holds():
             return
         time.sleep(0.02)

@@ -55,7 +55,7 @@ def there(enclave: Served) -> Iterator[RemoteEnclave]:
 
 
 def eventually(holds: Any) -> None:
-    for _ in range(250):
+    for _ in range(500):
         if holds():
             return
         time.sleep(0.02)

@@ -160,7 +160,7 @@ def dial(enclave: Served, listener: str) -> socket.socket:
 
 
 def eventually(holds: Callable[[], bool]) -> None:
-    for _ in range(250):
+    for _ in range(500):
         if holds():
             return
         time.sleep(0.02)
