@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from attestation.dossier import DisclosedSalts, Dossier
 
+from .errors import UsageFault
 from .exchange import Run
 
 
@@ -26,3 +27,11 @@ def dossier_of(run: Run, *, policy: bytes) -> Dossier:
         receipt=run.receipt.encode(),
         policy=policy,
     )
+
+
+def dossier_bytes(run: Run, *, policy: bytes) -> bytes:
+    """Give a run's dossier as a file. Raises UsageFault for a run too long for one; its receipt holds all the same."""
+    try:
+        return dossier_of(run, policy=policy).encode()
+    except ValueError as e:
+        raise UsageFault(f"no dossier: {e}") from None

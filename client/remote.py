@@ -16,7 +16,7 @@ from attestation.policy import Policy
 from attestation.receipt import SignedReceipt
 
 from .attested import TIMEOUT, Attested, Now, attest
-from .dossier import dossier_of
+from .dossier import dossier_bytes
 from .errors import UsageFault
 from .exchange import Run, RunRequest
 from .memory import ReceiptMemory
@@ -35,7 +35,12 @@ class Reply:
     finish: str  # "stop", "length" or "tool_calls"
     receipt: SignedReceipt
     confidential: bool  # computed from the roots that were used
-    dossier: bytes  # everything that an auditor needs; it holds prompt and answer
+    run: Run
+    policy: bytes
+
+    def dossier(self) -> bytes:
+        """Give everything that an auditor needs, prompt and answer included. Raises UsageFault for too long a run."""
+        return dossier_bytes(self.run, policy=self.policy)
 
 
 class RemoteEnclave:
@@ -121,7 +126,8 @@ class RemoteEnclave:
             finish=run.answer.finishes.get(0, ""),
             receipt=run.receipt,
             confidential=run.attested.verdict.confidential,
-            dossier=dossier_of(run, policy=self._document).encode(),
+            run=run,
+            policy=self._document,
         )
 
     def upstream(self) -> Upstream:

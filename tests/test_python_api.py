@@ -93,8 +93,18 @@ def test_a_question_is_answered_with_receipt_and_dossier(there: RemoteEnclave) -
     assert reply.finish == "stop"
     assert reply.receipt.receipt.completion_tokens == 3
     assert not reply.confidential
-    assert SignedReceipt.decode(attestation.Dossier.decode(reply.dossier).receipt) == reply.receipt
+    assert SignedReceipt.decode(attestation.Dossier.decode(reply.dossier()).receipt) == reply.receipt
     assert "plain" not in repr(reply)
+
+
+def test_an_answer_too_long_for_a_dossier_is_given_all_the_same(
+    there: RemoteEnclave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attestation.dossier.MAX_DOSSIER", 1000)
+    reply = there.ask("three plain words")
+    assert reply.text == "three plain words"
+    with pytest.raises(UsageFault, match="at most 1000 bytes"):
+        reply.dossier()
 
 
 def test_verify_says_who_is_there(there: RemoteEnclave) -> None:

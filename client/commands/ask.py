@@ -13,7 +13,7 @@ from attestation.errors import AttestationError
 from attestation.exchange import Delta
 
 from ..attested import TIMEOUT, Attested, attest, wall_clock
-from ..dossier import dossier_of
+from ..dossier import dossier_bytes
 from ..errors import UsageFault
 from ..exchange import Run, RunRequest
 from ..memory import ReceiptMemory
@@ -106,7 +106,7 @@ def _conclude(run: Run, chosen: ChosenPolicy, dossier_path: Path | None, *, as_j
         raise RuntimeError("a run that ended has a receipt")
     receipt, confidential = run.receipt.receipt, run.attested.verdict.confidential
     if dossier_path is not None:
-        write_file(dossier_path, dossier_of(run, policy=chosen.document).encode())
+        write_file(dossier_path, dossier_bytes(run, policy=chosen.document))
     if as_json:
         print_json(
             {
