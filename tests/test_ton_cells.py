@@ -232,6 +232,10 @@ def test_other_bags_are_refused(data: bytes, where: str) -> None:
     refuse("MalformedCell", where, read, data)
 
 
+def test_five_references_are_refused_before_they_are_read() -> None:
+    assert refuse("MalformedCell", "cell[0]", read, bent(11, "05")).want == "at most 4 refs, no stored hashes"
+
+
 def test_a_right_checksum_is_read() -> None:
     data = bent(4, "41")
     assert read(data + crc32c(data).to_bytes(4, "little")).hash == read(GOOD).hash
