@@ -13,7 +13,7 @@ from enclave.engine.library import require_memory
 from enclave.engine.llama import LlamaEngine
 from enclave.engine.native import NativeError
 from enclave.models.refusal import ModelRefused
-from tests.engine_rig import CLOCK, Jobs, chat, small_config
+from tests.engine_rig import ALICE, CLOCK, Jobs, chat, small_config
 from tests.small_model import NAME
 
 
@@ -50,11 +50,30 @@ def test_a_batch_that_does_not_compute_fails_its_jobs_alone(
     def fail(_: object) -> int:
         raise NativeError("llama_decode -3")
 
+    long = chat(
+        "A prompt that is long enough to be kept for its tenant, and is gone after a failure. " * 2, max_tokens=3
+    )
+    first = jobs.run(long, tenant=ALICE)
     with monkeypatch.context() as patch:
         patch.setattr(context, "decode", fail)
-        job = jobs.run(chat("Hello", max_tokens=3))
+        job = jobs.run(long, tenant=ALICE)
     assert jobs.seen[job][-1].code == "engine_failed"
-    assert jobs.finish(jobs.run(chat("Hello", max_tokens=3))) == ["length"]
+    again = jobs.run(long, tenant=ALICE)
+    assert jobs.seen[job][0].cached_tokens > 0, "the control: the prefix was there"
+    assert jobs.seen[again][0].cached_tokens == 0, "after a failure nothing is believed of what the slots hold"
+    assert jobs.ids(again) == jobs.ids(first)
+
+
+def test_a_grammar_that_does_not_compile_here_fails_its_run_alone(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(engine)
+    steady = jobs.accept(chat("Count to twenty.", max_tokens=20))
+    monkeypatch.setattr(engine._grammars, "make", lambda *_, **__: "root ::= broken")
+    bent = jobs.accept(chat("An object.", max_tokens=5, response_format={"type": "json_object"}))
+    jobs.wait(steady, bent)
+    assert jobs.seen[bent][-1].code == "engine_failed"
+    assert len(jobs.ids(steady)) == 20
 
 
 def test_a_prompt_longer_than_a_micro_batch_is_read_beside_an_answer(engine: LlamaEngine) -> None:

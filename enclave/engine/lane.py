@@ -108,6 +108,8 @@ class Lane:
         self._runs.clear()
         self._halfway = None
         events.extend(EngineEvent(job_id=run.job_id, kind=EventKind.FAILED, code=code) for run in runs)
+        # What the slots hold now is nobody's prefix: the batch that failed may have written half of it.
+        self.forget_prefixes()
 
     def prepare(self, events: list[EngineEvent]) -> None:
         """Move between queue and slots: the only part of a step that touches the queue."""
@@ -183,13 +185,21 @@ class Lane:
             choice = run.plan.choices - run.waiting
             run.waiting -= 1
             self._halfway = run if run.waiting else None
-            plan = run.plan
-            stream = ChoiceStream(run.job_id, choice, plan, self._model)
-            sampler = Sampler(
-                self._model, plan.sampling, choice=choice, grammar=plan.grammar, logits=plan.logprobs is not None
-            )
-            sampler.attach(self._context, slot)
-            self._active.append(Sequence(run=run, slot=slot, stream=stream, sampler=sampler, past=cached))
+            try:
+                self._active.append(self._begin(run, choice, slot, cached))
+            except ValueError:  # a grammar that the child compiled and we cannot: this run's fault alone
+                self._slots.give_back(slot, b"", ())
+                self._drop(run)
+                events.append(EngineEvent(job_id=run.job_id, kind=EventKind.FAILED, code="engine_failed"))
+
+    def _begin(self, run: Run, choice: int, slot: int, cached: int) -> Sequence:
+        """Give a sequence ready to read its prompt. Raises ValueError for a grammar that does not compile."""
+        plan = run.plan
+        logits = plan.logprobs is not None
+        sampler = Sampler(self._model, plan.sampling, choice=choice, grammar=plan.grammar, logits=logits)
+        sampler.attach(self._context, slot)
+        stream = ChoiceStream(run.job_id, choice, plan, self._model)
+        return Sequence(run=run, slot=slot, stream=stream, sampler=sampler, past=cached)
 
     def _start(self, run: Run, events: list[EngineEvent]) -> None:
         run.started = True
