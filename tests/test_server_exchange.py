@@ -232,6 +232,26 @@ def test_a_run_id_runs_once(enclave: Served) -> None:
     assert second.receipt_item == opener.receipt_item
 
 
+@pytest.mark.parametrize("how", ["refused", "broken", "priced"])
+def test_a_run_that_never_started_may_be_asked_again_under_its_id(
+    enclave: Served, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    run_id = how.encode().ljust(32, b".")
+    if how == "refused":
+        assert refusal(enclave, run_id=run_id, request={"frobnicate": 1}).code == "unsupported_field"
+    elif how == "priced":
+        assert refusal(enclave, run_id=run_id, maximum_total=0).code == "limit_exceeded"
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(enclave.booted.engine, "submit", lambda _: [][0])
+            assert refusal(enclave, run_id=run_id).code == "engine_failed"
+    sealed, opener = sealed_for(enclave, run_id=run_id)
+    opener.feed(enclave.post(sealed.wire)[1])
+    assert not opener.error_item
+    assert SignedReceipt.decode(opener.receipt_item).receipt.status is Status.COMPLETE
+    assert refusal(enclave, run_id=run_id).code == "already_run"
+
+
 def test_a_receipt_is_fetched_by_its_capability_alone(enclave: Served) -> None:
     sealed, opener = sealed_for(enclave)
     opener.feed(enclave.post(sealed.wire)[1])
