@@ -232,6 +232,10 @@ def test_a_run_id_runs_once(enclave: Served) -> None:
     assert second.receipt_item == opener.receipt_item
 
 
+def broken(*_: object) -> None:
+    raise IndexError("of the engine's own")
+
+
 @pytest.mark.parametrize("how", ["refused", "broken", "priced"])
 def test_a_run_that_never_started_may_be_asked_again_under_its_id(
     enclave: Served, monkeypatch: pytest.MonkeyPatch, how: str
@@ -243,7 +247,7 @@ def test_a_run_that_never_started_may_be_asked_again_under_its_id(
         assert refusal(enclave, run_id=run_id, maximum_total=0).code == "limit_exceeded"
     else:
         with monkeypatch.context() as patch:
-            patch.setattr(enclave.booted.engine, "submit", lambda _: [][0])
+            patch.setattr(enclave.booted.engine, "submit", broken)
             assert refusal(enclave, run_id=run_id).code == "engine_failed"
     sealed, opener = sealed_for(enclave, run_id=run_id)
     opener.feed(enclave.post(sealed.wire)[1])
