@@ -213,7 +213,7 @@ class Campaign:
                 farthest[name] = max(farthest[name], at)
                 reached[name] = min(reached.get(name, 10**9), len(names) if near else 10**6 + len(names))
         # A test that a check ends comes no farther in the function than the check.
-        ended = {name for name, at in farthest.items() if at <= mutant.last + 2}
+        ended = {name for name, at in farthest.items() if at <= mutant.last}
         return sorted(reached, key=lambda name: (name not in ended, reached[name], self._took[name]))
 
     def _try(self, mutant: Mutant, items: list[Any]) -> Outcome | None:
