@@ -10,13 +10,16 @@ import pytest
 from cryptography import x509
 
 from attestation.errors import AttestationError
+from attestation.gpu.chain import verify_chain
+from attestation.gpu.chip import driver_rim_id, firmware_rim_id
 from attestation.gpu.der import SEQUENCE, children, element
 from attestation.gpu.evidence import MAX_CHAIN_BYTES
-from attestation.gpu.opaque import GpuMode
+from attestation.gpu.opaque import GpuMode, decode_opaque
 from attestation.gpu.pem import split_pem
+from attestation.gpu.spdm import parse_report
 from attestation.gpu.topology import require_topology
 from enclave.simulator.gpu_authority import name_of
-from tests.gpu_cases import GpuCase, machine
+from tests.gpu_cases import NONCE, GpuCase, anchor, machine
 from tests.gpu_chains import Plan
 from tests.test_gpu_fwid import tlv
 
@@ -100,3 +103,20 @@ def test_a_fabric_has_eight_gpus_and_four_switches_though_its_links_agree() -> N
     switch = next(d for d in devices if d.kind == "switch")
     pair = [replace(gpu, linked_pdis=frozenset({switch.pdi})), replace(switch, linked_pdis=frozenset({gpu.pdi}))]
     assert code_of(lambda: require_topology(pair)) == "GpuTopologyInvalid"
+
+
+@pytest.mark.parametrize(
+    ("mode", "at", "driver", "firmware"),
+    [
+        ("spt", 0, "NV_GPU_DRIVER_GH100_999.1.0", "NV_GPU_VBIOS_SIM0_0001_882_9600000001"),
+        ("mpt", 0, "NV_GPU_CC_DRIVER_GB100_999.1.0", "NV_GPU_VBIOS_SIM0_0001_882_9600000001"),
+        ("ppcie", 8, "", "NV_SWITCH_BIOS_5612_0002_890_9610000001"),
+    ],
+)
+def test_reference_values_have_names_that_follow_from_the_report(
+    mode: str, at: int, driver: str, firmware: str
+) -> None:
+    device = machine(mode, 1)[at]
+    chip = verify_chain(device.pem, kind=device.kind, anchor=anchor()).chip
+    opaque = decode_opaque(parse_report(device.report(NONCE), kind=device.kind).opaque, kind=device.kind)
+    assert (driver_rim_id(chip, opaque), firmware_rim_id(chip, opaque)) == (driver, firmware)

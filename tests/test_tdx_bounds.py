@@ -31,7 +31,10 @@ def code_of(work: Callable[[], object]) -> str:
 
 def test_a_chain_is_bounded_inside_the_quote() -> None:
     case = Case.new(1)
-    case.quote.chain = case.quote.chain.rstrip(b"\0") + b"\n" * MAX_CHAIN
+    chain = case.quote.chain.rstrip(b"\0")
+    case.quote.chain = chain.ljust(MAX_CHAIN, b"\n")
+    assert case.build().ours().tcb.status == "UpToDate"
+    case.quote.chain = chain.ljust(MAX_CHAIN + 1, b"\n")
     assert code_of(case.build().ours) == "MalformedQuote"
 
 

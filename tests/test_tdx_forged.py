@@ -11,7 +11,7 @@ from cryptography import x509
 
 from attestation.errors import AttestationError
 from attestation.tdx.certificates import split_pem
-from enclave.simulator.tdx_ca import pem_chain
+from enclave.simulator.tdx_ca import intel_name, pem_chain
 from enclave.simulator.tdx_platform import sgx_extension
 from tests.tdx_cases import PLATFORM, Case, authority, certificate
 from tests.test_tdx_parts import CHAIN, LINE, code_of, crl_der, tlv
@@ -126,3 +126,13 @@ def test_a_revocation_list_without_an_end_is_refused() -> None:
         x509.load_der_x509_crl(endless(bytes.fromhex(Case.new(1).build().document["pck_crl"]))).next_update_utc is None
     )
     assert code_of(crl_der(endless)) == "CrlUnsupported"
+
+
+def test_an_attribute_that_hides_behind_another_is_seen() -> None:
+    """One RDN of two values: the common name that is wanted, and something that nobody wants."""
+    usual = [x509.RelativeDistinguishedName([a]) for a in intel_name("Intel SGX PCK Certificate")]
+    hidden = x509.NameAttribute(x509.NameOID.SURNAME, "x" * 60)
+    two = x509.RelativeDistinguishedName([*usual[0], hidden])
+    case = Case.new(1)
+    case.pck(subject=x509.Name([two, *usual[1:]]))
+    assert code_of(case.build().ours) == "CertificateRoleMismatch"
