@@ -22,8 +22,11 @@ from attestation.batch import (
 from attestation.batch_tree import BatchTree
 from attestation.errors import AttestationError, Malformed, Untrusted
 from attestation.ton.boc import read_boc, write_boc
+from attestation.ton.hashmap import path_to
+from attestation.ton.pruning import merkle_proof
 from attestation.ton.slices import Builder
 from tests import ton_oracle
+from tests.ton_cells import hashmap
 
 SIZES = (1, 2, 3, 5, 8, 1000, 1337)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -79,6 +82,15 @@ def test_wrong_root_index_or_receipt_is_refused() -> None:
     assert refuse_inclusion(boc, index=2**32 + 2).where == "inclusion.index"
     assert refuse_inclusion(boc, index=-1).where == "inclusion.index"
     assert refuse_inclusion(prove(leaves, 1)).code == "MalformedProof"
+
+
+def test_a_position_holds_a_receipt_and_nothing_else() -> None:
+    receipt = Builder().uint(7, 8).cell()
+    for extra in (Builder().ref(receipt).uint(1, 1), Builder().ref(receipt).ref(Builder().cell()), Builder()):
+        root = hashmap({2: extra.cell(), 3: Builder().ref(receipt).cell()}, 32)
+        boc = write_boc(merkle_proof(root, path_to(root, 2, 32, what="batch", code="MalformedProof")))
+        error = refuse_inclusion(boc, root=root.hash, receipt_hash=receipt.hash)
+        assert error.code == "MalformedProof"
 
 
 def test_every_flipped_bit_of_a_proof_is_refused() -> None:

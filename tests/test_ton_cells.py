@@ -341,6 +341,8 @@ def test_only_plain_trees_are_pruned() -> None:
     with pytest.raises(ValueError, match="ordinary"):
         merkle_proof(root, [inner])
     assert merkle_proof(root, []).refs[0].refs[0].kind == PRUNED_BRANCH
+    with pytest.raises(ValueError, match="ordinary"):
+        merkle_proof(merkle_proof(Builder().ref(root).cell(), []).refs[0], [])  # part of a proof already
 
 
 # ---- slices and builders
