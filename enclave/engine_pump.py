@@ -12,6 +12,7 @@ from .seams import Admission, Clock, Engine, EngineEvent, EventKind, Job
 RUN_SECONDS: Final = 600.0  # the longest run
 POLL_SECONDS: Final = 0.25
 MAX_EVENTS: Final = 1 << 16  # of one job that wait for a slow reader: some 20 MB
+MAX_BURST: Final = 64  # steps that are handed over together when the loop is behind
 _ENDS: Final = (EventKind.FINISHED, EventKind.FAILED)
 
 
@@ -120,7 +121,7 @@ class EnginePump:
         loop = self._loop
         while loop is not None and not self._stopping.is_set():
             try:
-                events = self._engine.events(POLL_SECONDS)
+                events = self._burst()
             except Exception:  # noqa: BLE001 - an engine that dies must not leave its jobs waiting for ever
                 events = []
                 self.broken = True
@@ -132,6 +133,16 @@ class EnginePump:
                     loop.call_soon_threadsafe(self._deliver, events)
             except RuntimeError:
                 return  # the loop is closed
+
+    def _burst(self) -> list[EngineEvent]:
+        """Wait for a step's events, and take the steps that are there already: one wake-up of the loop for them all."""
+        events = self._engine.events(POLL_SECONDS)
+        for _ in range(MAX_BURST if events else 0):
+            more = self._engine.events(0.0)
+            if not more:
+                break
+            events = events + more
+        return events
 
     def _deliver(self, events: list[EngineEvent]) -> None:
         for event in events:
