@@ -19,7 +19,7 @@ from attestation.batch import (
     prove,
     verify_signature,
 )
-from attestation.batch_tree import BatchTree
+from attestation.batch_tree import MAX_LEAF_DEPTH, BatchTree
 from attestation.errors import AttestationError, Malformed, Untrusted
 from attestation.ton.boc import read_boc, write_boc
 from attestation.ton.hashmap import path_to
@@ -91,6 +91,19 @@ def test_a_position_holds_a_receipt_and_nothing_else() -> None:
         boc = write_boc(merkle_proof(root, path_to(root, 2, 32, what="batch", code="MalformedProof")))
         error = refuse_inclusion(boc, root=root.hash, receipt_hash=receipt.hash)
         assert error.code == "MalformedProof"
+
+
+def test_a_receipt_has_a_greatest_depth() -> None:
+    for depth, accepted in ((MAX_LEAF_DEPTH, True), (MAX_LEAF_DEPTH + 1, False)):
+        receipt = Builder().cell()
+        for _ in range(depth):
+            receipt = Builder().ref(receipt).cell()
+        root = hashmap({2: Builder().ref(receipt).cell()}, 32)
+        boc = write_boc(merkle_proof(root, [root]))
+        if accepted:
+            check_inclusion(boc, root=root.hash, index=2, receipt_hash=receipt.hash)
+            continue
+        assert refuse_inclusion(boc, root=root.hash, receipt_hash=receipt.hash).where == "inclusion.receipt"
 
 
 def test_every_flipped_bit_of_a_proof_is_refused() -> None:
