@@ -116,9 +116,17 @@ def test_levels_are_each_once() -> None:
 def test_what_is_read_is_what_stands_there() -> None:
     document = put(info(), "newThing", 1)
     put(document, f"{SGX}.3", {"svn": 2, "category": "BIOS"})
+    put(document, f"{SGX}.4", {"svn": 3, "category": "BIOS", "type": "New", "unknown": 1})
     found = TcbInfo.parse(json.dumps(document).encode())
     assert found.unknown_fields == frozenset({"newThing"})
-    assert found.levels[0].kinds[:4] == ("Early Microcode Update", "SGX Late Microcode Update", "TXT SINIT", "BIOS")
+    assert found.levels[0].kinds[:5] == (
+        "Early Microcode Update",
+        "SGX Late Microcode Update",
+        "TXT SINIT",
+        "BIOS",
+        "New",
+    )
+    assert len(found.levels[0].kinds) == 32
     assert (found.fmspc.hex().upper(), found.pce_id) == (document["fmspc"], bytes(2))
     assert found.evaluation_data_number == document["tcbEvaluationDataNumber"]
     assert [module.id for module in found.modules] == ["TDX_01"]
