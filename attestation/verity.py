@@ -20,7 +20,7 @@ class Tree:
         self._salted = sha256(salt)
         self._leaves = bytearray()
 
-    def add(self, blocks: bytes) -> None:
+    def add(self, blocks: bytes | memoryview) -> None:
         """Take whole blocks. Raises ValueError for a part of one."""
         if len(blocks) % BLOCK:
             raise ValueError("whole blocks only")
@@ -41,7 +41,7 @@ class Tree:
             level, area = self._digests(level), level + area
         return level, area
 
-    def _digests(self, blocks: bytes) -> bytes:
+    def _digests(self, blocks: bytes | memoryview) -> bytes:
         view, digests = memoryview(blocks), []
         for start in range(0, len(view), BLOCK):
             digest = self._salted.copy()

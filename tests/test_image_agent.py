@@ -14,13 +14,14 @@ from attestation.config import DiskPin, EnclaveConfig
 from attestation.errors import AttestationError, Malformed
 from attestation.operator import OperatorDocument
 from attestation.tdx.eventlog import parse_event_log, replay
+from attestation.verity import BLOCK
 from enclave.agent import disks, steps
 from enclave.agent.health import SCHEMA, Health, find_port
 from enclave.agent.refusal import BootRefused
 from enclave.image.devices import model_disk
 from enclave.image.model_disk import digest_model_disk, write_model_disk
 from enclave.image.state_disk import MAX_STATE, pack_state, read_state
-from enclave.models.verity import BLOCK, VerityRoot
+from enclave.models.verity import VerityRoot
 from enclave.seams import QuoteUnavailable
 from enclave.simulator.firmware import FIRMWARE_PCRS, convert_log
 

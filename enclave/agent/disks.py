@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from attestation.config import DiskPin
+from attestation.verity import BLOCK
 
-from ..models.verity import BLOCK, SALT
+from ..models.verity import SALT
 from .kernel import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount
 from .refusal import BootRefused
 

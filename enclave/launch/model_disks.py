@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from attestation.config import DiskPin, EnclaveConfig, ModelPin
+from attestation.verity import BLOCK
 
 from ..image.model_disk import digest_model_disk, write_model_disk
-from ..models.verity import BLOCK, VerityRoot
+from ..models.verity import VerityRoot
 from .refusal import LaunchRefused
 
 MAGIC: Final = b"GGUF"

@@ -7,36 +7,31 @@ public and fixed so that everybody computes the same root from the same file.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
-BLOCK: Final = 4096
+from attestation.verity import BLOCK, Tree
+
 SALT: Final = bytes(range(32))
-_PER_BLOCK: Final = BLOCK // 32
 
 
 class VerityRoot:
     """Takes a file's bytes in any portions and gives the root."""
 
     def __init__(self) -> None:
-        self._salted = hashlib.sha256(SALT)
+        self._tree = Tree(SALT)
         self._rest = b""
-        self._leaves = bytearray()
 
     def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
         view = memoryview(self._rest + bytes(data)) if self._rest else memoryview(data)
         whole = len(view) - len(view) % BLOCK
-        for start in range(0, whole, BLOCK):
-            digest = self._salted.copy()
-            digest.update(view[start : start + BLOCK])
-            self._leaves += digest.digest()
+        self._tree.add(view[:whole])
         self._rest = bytes(view[whole:])
 
     @property
     def blocks(self) -> int:
         """How many blocks were taken, a started one included."""
-        return len(self._leaves) // 32 + bool(self._rest)
+        return self._tree.blocks + bool(self._rest)
 
     def root(self) -> bytes:
         """Give the root, 32 bytes. Raises ValueError for an empty file, which has none."""
@@ -49,17 +44,4 @@ class VerityRoot:
         """
         if self._rest:
             self.update(bytes(BLOCK - len(self._rest)))
-        level = bytes(self._leaves)
-        if not level:
-            raise ValueError("an empty file has no verity root")
-        levels = []
-        while len(level) > 32:
-            above = bytearray()
-            level += bytes(-len(level) % BLOCK)
-            levels.append(level)
-            for start in range(0, len(level), BLOCK):
-                digest = self._salted.copy()
-                digest.update(level[start : start + BLOCK])
-                above += digest.digest()
-            level = bytes(above)
-        return level, b"".join(reversed(levels))
+        return self._tree.finish()
