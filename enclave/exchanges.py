@@ -158,8 +158,7 @@ async def _answer(request: web.Request, floor: Floor, admitted: Admitted, live: 
             await _stream(response, floor, reply, live)
             status = Status.COMPLETE
         except _RunFailed as failed:
-            status = failed.status
-            reply.discard()
+            status = failed.status  # what still waits never reaches the wire, and is not charged
             ending = reply.error(failed.refusal)
     except BaseException as e:
         if isinstance(e, TimeoutError):

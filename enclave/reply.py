@@ -69,6 +69,7 @@ class Reply:
         self._start: Start | None = None
         self._finish = ""
         self._offered: dict[int, int] = {}  # completion ids by choice, pending ones too
+        self._cut: set[int] = set()  # choices whose last tokens were left out
         self._ids: list[int] = []  # completion ids sealed so far
         self._reasoning = 0
         self.usage: Usage | None = None
@@ -117,6 +118,7 @@ class Reply:
         self._require_affordable(self._start, offered)
         count = self._offered.get(event.choice, 0)
         if count >= self._token_limit:
+            self._cut.add(event.choice)
             return True  # generated after the limit and before the cancel: never sealed, never charged
         self._offered[event.choice] = count + len(event.tokens)
         delta = Delta(choice=event.choice, text=event.text.decode("utf-8"), ids=event.tokens, detail=event.detail)
@@ -124,8 +126,8 @@ class Reply:
         return all(n >= self._token_limit for n in self._offered.values())
 
     def _choice_end(self, event: EngineEvent) -> None:
-        cut = self._offered.get(event.choice, 0) >= self._token_limit and event.finish == "cancelled"
-        finish = "length" if cut else event.finish
+        full = self._offered.get(event.choice, 0) >= self._token_limit
+        finish = "length" if event.choice in self._cut or (full and event.finish == "cancelled") else event.finish
         if event.choice == 0:
             self._finish = finish
         self._put(ChoiceEnd(choice=event.choice, finish=finish))
@@ -166,11 +168,6 @@ class Reply:
         frames = self._sealer.data(data) if data else b""
         missing = GRID_FRAMES - -(-len(data) // CELL_CAPACITY)
         return frames + b"".join(self._sealer.dummy() for _ in range(missing))
-
-    def discard(self) -> None:
-        """Forget what waits: it will never reach the wire, and is not charged."""
-        self._pending.clear()
-        self._marks.clear()
 
     def error(self, refusal: SealedRefusal) -> bytes:
         """Seal the error item."""

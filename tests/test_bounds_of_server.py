@@ -30,7 +30,7 @@ from client.proxy import Proxy
 from client.target import parse_target
 from client.upstream import BadRequest, Question
 from enclave import doors, engine_pump, epochs, replay, reply, routes, runs, tls
-from enclave.engine_pump import LiveJob
+from enclave.engine_pump import EnginePump, LiveJob
 from enclave.journal import MAX_ID, Happening, Journal
 from enclave.metrics import Count, Gauge
 from enclave.receipt_book import ReceiptBook
@@ -273,6 +273,17 @@ def test_events_that_wait_are_counted() -> None:
     job.put(event)
     assert (before, job.overrun) == (False, True)
     assert len(job.waiting()) == engine_pump.MAX_EVENTS
+
+
+def test_few_steps_are_handed_over_together() -> None:
+    """An engine that is always ahead cannot keep the pump from handing over what it has."""
+
+    class Endless:
+        def events(self, timeout: float) -> list[EngineEvent]:
+            return [EngineEvent(job_id=1, kind=EventKind.DELTA, tokens=(int(timeout),))]
+
+    endless: Any = Endless()
+    assert len(EnginePump(endless, clock=StoppedClock())._burst()) == 1 + engine_pump.MAX_BURST
 
 
 def test_a_run_ends_at_its_deadline(tmp_path: Path) -> None:

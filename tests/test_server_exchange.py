@@ -474,6 +474,16 @@ def test_an_enclave_that_is_gone_leaves_the_outcome_unknown(tmp_path: Path) -> N
     assert e.value.exit_code == 6
 
 
+def test_an_engine_that_says_too_much_is_cut_at_the_boots_limit(enclave: Served) -> None:
+    """The boot map promises 512 tokens; this engine would say 600, and no more than 512 are sealed or charged."""
+    run = enclave.run("word " * 600)
+    items = list(run.items())
+    assert run.receipt is not None
+    receipt = run.receipt.receipt
+    assert (receipt.completion_tokens, run.answer.finishes[0], receipt.status) == (512, "length", Status.COMPLETE)
+    assert len(text_of(items).split()) == 512
+
+
 def test_an_answer_that_reaches_its_limit_says_so(enclave: Served) -> None:
     run = enclave.run("no stream", request={"max_tokens": 1})
     items = list(run.items())
