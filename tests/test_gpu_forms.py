@@ -106,6 +106,11 @@ def test_an_answer_about_two_certificates_is_refused() -> None:
     assert code_of(ocsp=answered(single=lambda s: s + s)) == "OcspMismatch"
 
 
+def test_an_answer_by_a_hash_that_nobody_knows_is_malformed() -> None:
+    sha384_name, other = bytes.fromhex("0609608648016503040202"), bytes.fromhex("060960864801650304027f")
+    assert code_of(ocsp=answered(single=lambda s: s.replace(sha384_name, other))) == "MalformedOcsp"
+
+
 def test_an_answer_that_names_another_algorithm_is_refused() -> None:
     """Signed with SHA-384, called SHA-256: the name counts too."""
     assert code_of(ocsp=answered(oid="2a8648ce3d040302")) == "OcspSignatureInvalid"

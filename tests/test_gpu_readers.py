@@ -19,6 +19,7 @@ from attestation.gpu.pem import split_pem
 from attestation.gpu.spdm import parse_report
 from attestation.gpu.topology import require_topology
 from enclave.simulator.gpu_authority import name_of
+from enclave.simulator.gpu_report import encode_opaque
 from tests.gpu_cases import NONCE, GpuCase, anchor, machine
 from tests.gpu_chains import Plan
 from tests.test_gpu_fwid import tlv
@@ -120,3 +121,20 @@ def test_reference_values_have_names_that_follow_from_the_report(
     chip = verify_chain(device.pem, kind=device.kind, anchor=anchor()).chip
     opaque = decode_opaque(parse_report(device.report(NONCE), kind=device.kind).opaque, kind=device.kind)
     assert (driver_rim_id(chip, opaque), firmware_rim_id(chip, opaque)) == (driver, firmware)
+
+
+def test_opaque_data_of_a_later_version_is_refused_with_a_flag_or_without() -> None:
+    fields = machine("spt", 1)[0].fields(NONCE).opaque
+    for kept in ({34, 36}, {34}):
+        later = tuple((n, b"\2\0" if n == 34 else v) for n, v in fields if n not in {34, 36} or n in kept)
+        assert code_of_opaque(later) == "UnsupportedGpuReport"
+
+
+@pytest.mark.parametrize("size", [143, 145, 0])
+def test_links_are_eighteen_identifiers(size: int) -> None:
+    fields = machine("spt", 1)[0].fields(NONCE).opaque
+    assert code_of_opaque((*fields, (22, bytes(size)))) == "MalformedOpaqueData"
+
+
+def code_of_opaque(fields: tuple[tuple[int, bytes], ...]) -> str:
+    return code_of(lambda: decode_opaque(encode_opaque(fields), kind="gpu"))
