@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from enclave.engine.replay_question import read_question
 from enclave.engine.rerun import TOLERANCE, beyond
 from enclave.engine.sampling import Sampling
 from enclave.engine.selftest import EXACT, UNKNOWN
+from enclave.models.catalogue import catalogue
 from enclave.models.refusal import ModelRefused
 from tests.engine_rig import ALICE, CHAT, TEXT, Jobs, chat, shared_engine
 from tests.small_model import NAME, small_model
@@ -200,8 +202,11 @@ def test_what_the_filters_leave(sampling: Sampling, token: int, gap: float) -> N
     assert beyond(row, token, sampling) == pytest.approx(gap)
 
 
-def test_the_tolerance_is_what_the_page_says() -> None:
-    assert TOLERANCE == 0.5
+def test_tolerance_and_catalogue_are_what_the_page_says() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    assert f"within {TOLERANCE} logits of the largest" in page
+    for entry in catalogue().values():
+        assert f"| `{entry.name}` | {entry.licence} | {entry.size} | `{entry.package}=={entry.version}` |" in page
 
 
 def document(**changes: Any) -> bytes:
