@@ -145,8 +145,9 @@ def test_a_tree_refuses_what_no_batch_has() -> None:
         BatchTree([Leaf(bytes(31), 0)])
     with pytest.raises(ValueError, match="depth"):
         BatchTree([Leaf(bytes(32), 300)])
-    with pytest.raises(IndexError):
-        BatchTree([Leaf(bytes(32), 0)]).prove(1)
+    for index in (-1, 1, 2, 7):
+        with pytest.raises(IndexError, match=str(index)):
+            BatchTree([Leaf(bytes(32), 0)]).prove(index)
 
 
 STATEMENT = BatchStatement(
