@@ -330,7 +330,7 @@ def test_ending_a_run_that_has_ended_leaves_its_connection_to_others(there: Remo
 
 
 def test_a_caller_who_went_before_there_was_a_run_starts_none(there: RemoteEnclave, enclave: Served) -> None:
-    before = enclave.count(Count.SEALED_ACCEPTED)
+    before, attested = enclave.count(Count.SEALED_ACCEPTED), enclave.count(Count.ATTESTATIONS)
     pool, ticket = there.upstream(), Ticket()
     ticket.abandon()
     with pytest.raises(RunOutcomeUnknown):
@@ -338,6 +338,7 @@ def test_a_caller_who_went_before_there_was_a_run_starts_none(there: RemoteEncla
             "POST", "/v1/chat/completions", json.dumps({"model": MODEL, "messages": ASKED}).encode(), ticket
         )
     assert enclave.count(Count.SEALED_ACCEPTED) == before
+    assert enclave.count(Count.ATTESTATIONS) == attested + 1  # nor is it verified again for nobody
     pool.close()
 
 
