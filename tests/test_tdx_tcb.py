@@ -93,6 +93,13 @@ def test_a_platform_is_told_everything_that_it_lacks() -> None:
     ]
 
 
+def test_a_numbered_module_is_not_told_of_components_that_its_identity_judges() -> None:
+    case = Case.new(1)
+    case.levels[0]["tcb"]["tdxtcbcomponents"][0]["svn"] = 9
+    case.pck(replace(PLATFORM, pce_svn=6))
+    assert told(evaluated(case)) == [("pcesvn", 6, 11)]
+
+
 def test_a_base_module_is_told_of_its_first_components_too() -> None:
     case = Case.new(1)
     case.quote.report.tee_tcb_svn = bytes.fromhex("030001" + "00" * 13)
