@@ -177,7 +177,7 @@ def prove(file: Path, network_path: Path, ledger: str | None, path_file: Path | 
     if path_file is not None and proof.path is None:
         out.print("the network's init block itself is that block: no trust path is needed")
     elif path_file is not None:
-        out.print(f"{path_file}: {fields['links']} links from block {network.init_block.seqno}")
+        out.print(f"{path_file}: trust path of {fields['links']} from block {network.init_block.seqno}")
 
 
 def _nonce(text: str | None) -> bytes | None:
