@@ -48,10 +48,12 @@ class Reader:
 
     def take(self, size: int, field: str) -> bytes:
         """Take exactly `size` bytes."""
-        if size < 0 or size > self.left:
+        start = self._at
+        end = start + size
+        if size < 0 or end > len(self._data):
             raise Malformed(self._code, f"{self._what}.{field}", want=f"{size} bytes", got=f"{self.left} left")
-        start, self._at = self._at, self._at + size
-        return self._data[start : self._at]
+        self._at = end
+        return self._data[start:end]
 
     def uint(self, size: int, field: str, order: Literal["little", "big"]) -> int:
         """Take an unsigned integer of `size` bytes."""

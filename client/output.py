@@ -37,9 +37,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=wide, soft_wrap=not stream.isatty(), highlight=False, markup=False)
 
 
-def print_json(document: dict[str, object]) -> None:
-    """Print the one JSON document of a command."""
-    click.echo(json.dumps(document, indent=2, sort_keys=True))
+def print_json(document: dict[str, object], *, indent: int | None = 2) -> None:
+    """Print the one JSON document of a command; long ones without indentation, which takes a slower encoder."""
+    click.echo(json.dumps(document, indent=indent, sort_keys=True))
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -49,15 +49,15 @@ class _Worker:
 
     def check(self, path: Path) -> Row:
         """Verify one file."""
-        data = read_quote(path)
         try:
-            collateral = self._for(data)
+            quote = Quote.parse(read_quote(path))
+            collateral = self._for(quote.auth.chain)
         except AttestationError as e:
             return {"file": path.name, "ok": False, "code": e.code, "exit": e.exit_code}
         if collateral is None:
             return {"file": path.name, "ok": False, "code": "CollateralMissing", "exit": 4}
         check = check_quote(
-            data,
+            quote,
             collateral,
             now=self.now,
             policy=self.policy,
@@ -68,8 +68,7 @@ class _Worker:
         row: Row = {"file": path.name, "ok": check.error is None, "exit": check.exit_code, "status": status}
         return row | {"code": check.error.code if check.error else None, "confidential": check.confidential}
 
-    def _for(self, data: bytes) -> Collateral | None:
-        chain = Quote.parse(data).auth.chain
+    def _for(self, chain: bytes) -> Collateral | None:
         fmspc = self.models.get(chain)
         if fmspc is None:
             fmspc = platform_of(split_pem(chain, 3, "pck_chain")[0]).fmspc
@@ -107,14 +106,15 @@ def verify_folder(folder: Path, collateral: Path, *, now: datetime, chosen: Chos
         raise UsageFault(f"{folder}: holds no quotes")
     if not dict(_collateral(collateral)):
         raise UsageFault(f"{collateral}: holds no collateral (*.json)")
-    document = chosen.document if chosen else None
-    arguments = (collateral, document, now, chosen is not None and chosen.allow_unconfidential)
+    allow = chosen is not None and chosen.allow_unconfidential
+    arguments = (collateral, chosen.document if chosen else None, now, allow)
     rows = list(_progress(_verified(paths, arguments), len(paths)))
     codes = Counter(str(row["code"] or "ok") for row in rows)
     worst = max(int(str(row["exit"])) for row in rows)
     if as_json:
         appraised = chosen is not None
-        print_json({"ok": worst == 0, "exit": worst, "appraised": appraised, "counts": dict(codes), "quotes": rows})
+        document = {"ok": worst == 0, "exit": worst, "appraised": appraised, "counts": dict(codes), "quotes": rows}
+        print_json(document, indent=None)
         return worst
     out = console()
     for row in rows:

@@ -110,7 +110,7 @@ class QuoteCheck:
 
 
 def check_quote(
-    data: bytes,
+    data: bytes | Quote,
     collateral: Collateral,
     *,
     now: datetime,
@@ -127,9 +127,9 @@ def check_quote(
     """
     check = QuoteCheck(policy=policy, image=image)
     try:
-        check.quote = Quote.parse(data)
+        check.quote = data if isinstance(data, Quote) else Quote.parse(data)
         anchor = policy.roots.tdx if policy is not None else INTEL_ANCHOR
-        check.verified = verify_quote(data, collateral, anchor=anchor, now=now, memory=memory)
+        check.verified = verify_quote(check.quote, collateral, anchor=anchor, now=now, memory=memory)
         if report is not None and check.quote.report.report_data != report:
             got = check.quote.report.report_data.hex()
             raise Untrusted("ReportDataMismatch", "report_data", want=report.hex(), got=got)

@@ -79,9 +79,11 @@ class _QeReport:
 
 
 def verify_quote(
-    quote: bytes, collateral: Collateral, *, anchor: TdxTrustAnchor, now: datetime, memory: Memory | None = None
+    quote: bytes | Quote, collateral: Collateral, *, anchor: TdxTrustAnchor, now: datetime, memory: Memory | None = None
 ) -> VerifiedQuote:
-    """Verify a quote with its collateral down to `anchor` at `now`. Raises Malformed, Untrusted or Refused.
+    """Verify a quote, or what `Quote.parse` made of it, with its collateral down to `anchor` at `now`.
+
+    Raises Malformed, Untrusted or Refused.
 
     1. the quote is well formed, every byte of it
     2. PCK chain to the pinned root: names, constraints, windows; the platform that it names
@@ -97,7 +99,7 @@ def verify_quote(
     Whether REPORTDATA, the measurements and the TCB status are acceptable is the caller's question.
     """
     now, memory = require_aware(now), NoMemory() if memory is None else memory
-    parsed = Quote.parse(quote)  # 1
+    parsed = quote if isinstance(quote, Quote) else Quote.parse(quote)  # 1
     auth, pin = parsed.auth, anchor.root_sha256
     chain = memory.recall(
         "pck", (pin, auth.chain), now=now, make=lambda: _pck_chain(auth.chain, anchor, now, memory)
