@@ -89,7 +89,8 @@ class Jobs:
         return [t for e in self.seen[job] if e.kind == "delta" and e.choice == choice for t in e.tokens]
 
     def finish(self, job: int) -> list[str]:
-        return [e.finish for e in self.seen[job] if e.kind == "choice_end"]
+        ends = [e for e in self.seen[job] if e.kind == "choice_end"]  # they come in the order of ending
+        return [e.finish for e in sorted(ends, key=lambda e: e.choice)]
 
     def details(self, job: int) -> list[dict[str, object]]:
         return [json.loads(e.detail) for e in self.seen[job] if e.detail]

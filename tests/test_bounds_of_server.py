@@ -357,20 +357,19 @@ def test_epochs_are_renewed_in_time_and_a_failure_is_tried_again(tmp_path: Path)
         assert '"event": "epoch_failed"' in enclave.log.getvalue()
 
 
-def test_receipts_are_kept_for_their_time_and_in_their_number(enclave: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receipts_are_kept_for_their_time_and_in_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enclave.receipt_book.MAX_KEPT", 3)
-    book: ReceiptBook = enclave.floor.book
-    enclave.clock.forward(enclave.booted.boot.retention)
-    enclave.call(book.tend)
-    asked = [sealed_for(enclave)[0] for _ in range(4)]
-    for sealed in asked:
-        assert enclave.post(sealed.wire)[0] == 200
-    kept = [enclave.call(lambda s=s: book.fetch(s.schedule.capability)) is not None for s in asked]  # type: ignore[misc]
-    assert kept == [False, True, True, True]
-    enclave.clock.forward(enclave.booted.boot.retention)
-    assert enclave.call(lambda: book.fetch(asked[-1].schedule.capability)) is None
-    enclave.call(book.tend)
-    assert len(book._kept) == 0
+    with served(tmp_path) as enclave:  # its own: the others' clock stays where it is
+        book: ReceiptBook = enclave.floor.book
+        asked = [sealed_for(enclave)[0] for _ in range(4)]
+        for sealed in asked:
+            assert enclave.post(sealed.wire)[0] == 200
+        kept = [enclave.call(lambda s=s: book.fetch(s.schedule.capability)) is not None for s in asked]  # type: ignore[misc]
+        assert kept == [False, True, True, True]
+        enclave.clock.forward(enclave.booted.boot.retention)
+        assert enclave.call(lambda: book.fetch(asked[-1].schedule.capability)) is None
+        enclave.call(book.tend)
+        assert len(book._kept) == 0
 
 
 def test_stopping_takes_its_time_and_no_longer(tmp_path: Path) -> None:
