@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from . import cbor
 from .binding import spki_claim
+from .certificate import load_der
 from .errors import Malformed, Untrusted
 from .evidence import MAX_CLAIMS, MAX_QUOTE
 
@@ -70,7 +71,7 @@ def read_certificate(der: bytes) -> PeerCertificate:
     if len(der) > MAX_CERTIFICATE:
         raise Malformed(_CODE, "certificate", want=f"at most {MAX_CERTIFICATE} bytes", got=len(der))
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = load_der(der)
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         found = [e.value for e in certificate.extensions if e.oid == OID]
     except Exception as e:  # noqa: BLE001 - the X.509 reader raises many kinds on hostile bytes

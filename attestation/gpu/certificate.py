@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
+from ..certificate import UNREADABLE
 from ..errors import Untrusted
 from ..window import Window
-from .pem import UNREADABLE
 
 E = TypeVar("E", bound=x509.ExtensionType)
 

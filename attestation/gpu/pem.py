@@ -9,20 +9,10 @@ from binascii import Error
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
+from ..certificate import UNREADABLE, load_der
 from ..errors import Malformed
 from .evidence import MAX_CHAIN_BYTES
-
-UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
-"""What the library raises for bytes that it cannot read."""
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _END: Final = b"-----END CERTIFICATE-----"
@@ -53,7 +43,7 @@ def split_pem(chain: bytes, *, count: int, where: str) -> tuple[bytes, ...]:
 def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
     """Load one DER certificate, names, window and extensions included. Raises Malformed(MalformedCertificate)."""
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = load_der(der)
         # The library reads these on demand; a certificate whose parts cannot be read goes no further.
         parts = (certificate.subject, certificate.issuer, certificate.extensions)
         window = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtendedKeyUsageOID, SignatureAlgorithmOID
 
+from ..certificate import UNREADABLE
 from ..errors import Malformed, Untrusted
 from ..window import Window
 from .certificate import p384_key, require_issued, require_role, require_valid
-from .pem import UNREADABLE, load_certificate
+from .pem import load_certificate
 
 _CACHED_ANSWERS: Final = 128  # a machine of twelve devices has some thirty
 _HASHES: Final[dict[str, type[HashAlgorithm]]] = {"sha256": SHA256, "sha384": SHA384}

@@ -16,10 +16,10 @@ from hashlib import sha256
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
+from ..certificate import UNREADABLE, load_der
 from ..errors import Untrusted
 from ..window import Window
 from .anchor import DistinguishedName, TdxTrustAnchor
@@ -32,16 +32,6 @@ MAX_DER: Final = 4096
 _CHAIN: Final = "CertificateChainInvalid"
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----(?:\r?\n)*")
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
-
-UNREADABLE: Final = (
-    ValueError,
-    TypeError,  # a name whose attribute has a type that it may not have
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
-"""What the library raises for certificates and CRLs that it cannot read, some of it only when a part is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,7 +144,7 @@ def _certificate(
     if len(der) > MAX_DER:
         raise Untrusted(_CHAIN, role, want=f"at most {MAX_DER} bytes", got=len(der))
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = load_der(der)
         subject, issued_by = _name(certificate.subject), _name(certificate.issuer)
         extensions = certificate.extensions
         algorithm = certificate.signature_algorithm_oid

@@ -10,9 +10,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import SignatureAlgorithmOID
 
+from ..certificate import UNREADABLE
 from ..errors import Untrusted
 from ..window import Window
-from .certificates import UNREADABLE, RoleCertificate
+from .certificates import RoleCertificate
 from .ecdsa import require_der
 
 MAX_CRL: Final = 256 * 1024

@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 
 from cryptography import x509
 
+from ..certificate import UNREADABLE, load_der
 from ..errors import Untrusted
 
 SGX_EXTENSION: Final = "1.2.840.113741.1.13.1"
@@ -53,8 +54,8 @@ class Platform:
 def platform_of(leaf: bytes) -> Platform:
     """Read the platform off a PCK certificate in DER; nothing of it is verified. Raises Untrusted."""
     try:
-        extensions = x509.load_der_x509_certificate(leaf).extensions
-    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as e:
+        extensions = load_der(leaf).extensions
+    except UNREADABLE as e:
         _refuse("pck", "an X.509 certificate", type(e).__name__)
     return read_platform(extensions)
 

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read one X.509 certificate, with a serial number as RFC 5280 wants it; what may be in it is its reader's."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,  # a name whose attribute has a type that it may not have
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for certificates and CRLs that it cannot read, some of it only when a part is asked for."""
+
+_LENGTH: Final = rb"(?:[\x00-\x7f]|\x81.|\x82..)"
+_POSITIVE: Final = re.compile(
+    rb"\x30" + _LENGTH + rb"\x30" + _LENGTH + rb"(?:\xa0\x03\x02\x01.)?"  # Certificate, TBSCertificate, version
+    rb"\x02(?:\x01[\x01-\x7f]|[\x02-\x14][\x00-\x7f]|\x15\x00)",  # an octet of sign may come before 20 octets
+    re.DOTALL,
+)
+
+
+class InvalidSerialNumber(ValueError):
+    """The serial number is not positive, or longer than 20 octets."""
+
+
+def load_der(der: bytes) -> x509.Certificate:
+    """Load one certificate in DER, below 64 KiB, whose serial number is positive and of at most 20 octets.
+
+    RFC 5280, 4.1.2.2. The library only warns, and anew each time that the number is read: so the bytes are judged
+    before it sees them. Raises one of UNREADABLE, at a later reading of a part, too.
+    """
+    certificate = x509.load_der_x509_certificate(der) if _POSITIVE.match(der) else None
+    if certificate is None:
+        raise InvalidSerialNumber
+    return certificate
