@@ -24,7 +24,7 @@ from attestation.tdx.measure import Predicted, Prediction, predict
 from .errors import UsageFault
 from .image_files import ImageFiles, read_image
 from .image_files import Progress as Reading
-from .output import console, read_file
+from .output import console, parse_hex, read_file
 
 NOT_GIVEN: Final = "not given"
 MAX_ACPI: Final = 4096
@@ -122,15 +122,7 @@ def acpi_document(acpi: AcpiDigests, shape: Shape) -> dict[str, object]:
 
 def parse_key(text: str | None) -> bytes | None:
     """Read --key: an Ed25519 public key, 64 hex digits. Raises UsageFault."""
-    if text is None:
-        return None
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != 32:
-        raise UsageFault("--key takes an Ed25519 public key: 64 hex digits")
-    return key
+    return parse_hex(text, "--key takes an Ed25519 public key: 64 hex digits")
 
 
 def measure(

@@ -129,6 +129,19 @@ def parse_time(text: str | None) -> datetime | None:
     return when.astimezone(UTC)
 
 
+def parse_hex(text: str | None, fault: str, *, sizes: tuple[int, ...] = (32,)) -> bytes | None:
+    """Read an option's bytes: hex, one of `sizes` long; None where it was not given. Raises UsageFault with `fault`."""
+    if text is None:
+        return None
+    try:
+        data = bytes.fromhex(text)
+    except ValueError:
+        raise UsageFault(fault) from None
+    if len(data) not in sizes:
+        raise UsageFault(fault)
+    return data
+
+
 def read_file(path: Path, *, limit: int = MAX_INPUT) -> bytes:
     """Read a file that the user named, at most `limit` bytes. Raises UsageFault."""
     try:

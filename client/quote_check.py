@@ -28,7 +28,7 @@ from attestation.trust.intel import INTEL_ANCHOR
 
 from .errors import UsageFault
 from .measuring import Measured
-from .output import read_file
+from .output import parse_hex, read_file
 from .quote_report import platform_json, quote_json, tcb_json
 
 MAX_QUOTE_FILE: Final = 2 * MAX_QUOTE + 1024
@@ -196,15 +196,8 @@ def expected_report_data(claims: Path | None, text: str | None) -> bytes | None:
         raise UsageFault("--claims and --report-data say the same thing twice")
     if claims is not None:
         return report_data(read_file(claims, limit=8192))
-    if text is None:
-        return None
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        value = b""
-    if len(value) not in (32, 64):
-        raise UsageFault("--report-data takes 64 bytes in hex, or 32 that zeros follow")
-    return value.ljust(64, b"\0")
+    value = parse_hex(text, "--report-data takes 64 bytes in hex, or 32 that zeros follow", sizes=(32, 64))
+    return None if value is None else value.ljust(64, b"\0")
 
 
 def digest_of(data: bytes) -> str:

@@ -18,7 +18,16 @@ from attestation.trust.nvidia import NVIDIA_ANCHOR
 from ..attested import wall_clock
 from ..errors import UsageFault
 from ..gpu_report import device_json, kind_of, read_list, read_ocsp, read_report, report_json, rims_json
-from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
+from ..output import (
+    confidentiality_line,
+    console,
+    parse_hex,
+    parse_time,
+    print_json,
+    read_file,
+    reports_errors,
+    show_findings,
+)
 from ..settings import ChosenPolicy, choose_policy
 
 FILE = click.Path(path_type=Path)
@@ -85,7 +94,7 @@ def verify(
                 rims=tuple(read_file(path, limit=MAX_RIM_BYTES) for path in rim_paths),
                 ocsp=tuple(read_ocsp(path) for path in ocsp_paths),
             ),
-            nonce=_nonce(nonce_text),
+            nonce=parse_hex(nonce_text, "--nonce takes 32 bytes in hex"),
             anchor=chosen.policy.roots.gpu if chosen else NVIDIA_ANCHOR,
             now=(now := parse_time(at_text) or wall_clock()),
         )
@@ -154,18 +163,6 @@ def _devices(evidence: Path | None, report: Path | None, chain: Path | None) -> 
         raise UsageFault("give --report with --chain, or one file or folder of evidence")
     data, pem = read_report(report), read_file(chain, limit=MAX_CHAIN_BYTES)
     return [GpuDeviceEvidence(kind=kind_of(data), report=data, chain=pem, cc_state={})]
-
-
-def _nonce(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    try:
-        nonce = bytes.fromhex(text)
-    except ValueError:
-        nonce = b""
-    if len(nonce) != 32:
-        raise UsageFault("--nonce takes 32 bytes in hex")
-    return nonce
 
 
 def _show(result: _Result, *, every: bool) -> None:

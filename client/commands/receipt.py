@@ -22,6 +22,7 @@ from ..ledger_source import opened_ledger
 from ..output import (
     confidentiality_line,
     console,
+    parse_hex,
     parse_time,
     print_json,
     read_file,
@@ -102,7 +103,7 @@ def verify(
     chosen = choose_policy(policy_path)
     at = parse_time(at_text)
     if evidence_path is not None:
-        data, used_nonce = read_file(evidence_path), _nonce(nonce)
+        data, used_nonce = read_file(evidence_path), parse_hex(nonce, "--nonce takes 32 bytes in hex")
         now = at or wall_clock()
     elif dossier is not None:
         data, used_nonce = dossier.evidence, dossier.nonce
@@ -178,18 +179,6 @@ def prove(file: Path, network_path: Path, ledger: str | None, path_file: Path | 
         out.print("the network's init block itself is that block: no trust path is needed")
     elif path_file is not None:
         out.print(f"{path_file}: trust path of {fields['links']} from block {network.init_block.seqno}")
-
-
-def _nonce(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    try:
-        nonce = bytes.fromhex(text)
-    except ValueError:
-        nonce = b""
-    if len(nonce) != 32:
-        raise UsageFault("--nonce takes 32 bytes in hex")
-    return nonce
 
 
 def receipt_fields(signed: SignedReceipt) -> dict[str, object]:
