@@ -42,7 +42,30 @@ class MemoryLedger:
         """Do nothing."""
 
 
-class FileLedger:
+class _OpenLedger:
+    """What was opened: its orphans, and when it goes to the disk."""
+
+    _file: int
+    _orphans: list[bytes]
+    _dirty = False
+
+    def orphans(self) -> list[bytes]:
+        """Give the receipt records of earlier boots that no batch statement covers, oldest first."""
+        return list(self._orphans)
+
+    def sync(self) -> None:
+        """Bring everything written so far to the disk."""
+        if self._dirty:
+            self._dirty = False
+            os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        os.close(self._file)
+
+
+class FileLedger(_OpenLedger):
     """The Ledger seam over one file. One process at a time holds it."""
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +84,6 @@ class FileLedger:
         except (OSError, LedgerUnusable):
             os.close(self._file)
             raise
-        self._dirty = False
 
     def _scan(self) -> list[bytes]:
         cutter = RecordCutter()
@@ -94,23 +116,8 @@ class FileLedger:
             raise OSError(f"{self._path}: only {written} of {len(data)} bytes were written")
         self._dirty = True
 
-    def orphans(self) -> list[bytes]:
-        """Give the receipt records of earlier boots that no batch statement covers, oldest first."""
-        return list(self._orphans)
 
-    def sync(self) -> None:
-        """Bring everything written so far to the disk."""
-        if self._dirty:
-            self._dirty = False
-            os.fdatasync(self._file)
-
-    def close(self) -> None:
-        """Sync and close."""
-        self.sync()
-        os.close(self._file)
-
-
-class DiskLedger:
+class DiskLedger(_OpenLedger):
     """The Ledger seam over a disk of fixed size, which the host reads: an image's ledger (docs/image.md).
 
     Every record is written together with the zero length that ends the ledger, at the place where that was before.
@@ -129,7 +136,6 @@ class DiskLedger:
         except (OSError, LedgerUnusable):
             os.close(self._file)
             raise
-        self._dirty = False
 
     def _scan(self) -> tuple[int, list[bytes]]:
         cutter = RecordCutter()
@@ -160,21 +166,6 @@ class DiskLedger:
             raise OSError(f"{self._path}: a short write")
         self._end += len(data)
         self._dirty = True
-
-    def orphans(self) -> list[bytes]:
-        """Give the receipt records of earlier boots that no batch statement covers, oldest first."""
-        return list(self._orphans)
-
-    def sync(self) -> None:
-        """Bring everything written so far to the disk."""
-        if self._dirty:
-            self._dirty = False
-            os.fdatasync(self._file)
-
-    def close(self) -> None:
-        """Sync and close."""
-        self.sync()
-        os.close(self._file)
 
 
 def open_ledger(path: Path) -> FileLedger | DiskLedger:
