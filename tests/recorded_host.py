@@ -11,6 +11,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from enclave.doctor.check import Finding, Wanted, examine
+from enclave.doctor.checks import CHECKS
+from enclave.doctor.host import Host
+
 GPU = "0000:41:00.0"
 SWITCH = "0000:c1:00.0"
 SOCKET = "/var/run/tdx-qgs/qgs.socket"
@@ -127,3 +131,33 @@ class RecordedHost:
             place.unlink(missing_ok=True)
             if target:
                 place.symlink_to(target)
+
+
+def look(host: RecordedHost, wanted: Wanted | None = None) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(CHECKS, Host(host.root), wanted or Wanted())}
+
+
+def wrong(host: RecordedHost, wanted: Wanted | None = None) -> dict[str, str]:
+    return {name: finding.status.value for name, finding in look(host, wanted).items() if not finding.holds}
+
+
+def use_qemu(host: RecordedHost, *, version: str = "10.1.2", objects: str = "tdx-guest", device: str = "") -> None:
+    device = device or "  guest-cid=<uint64>"
+    host.program(
+        "qemu-system-x86_64",
+        f"""case "$*" in
+--version) echo 'QEMU emulator version {version} (Debian)' ;;
+"-object help") echo '  {objects}' ;;
+"-device vhost-vsock-pci,help") echo '{device}' ;;
+esac""",
+    )
+
+
+def use_modes(host: RecordedHost, *, cc: str = "on", ppcie: str = "off", gpu: str = GPU) -> None:
+    host.program(
+        "nvidia_gpu_tools.py",
+        f"""case "$*" in
+*--query-cc-mode) echo 'INFO GPU {gpu} H100-PCIE 0x2331 BAR0 0xd4 CC mode is {cc}' ;;
+*) echo 'INFO GPU {gpu} H100-PCIE 0x2331 BAR0 0xd4 PPCIe mode is {ppcie}' ;;
+esac""",
+    )

@@ -16,10 +16,15 @@ from .host import Host, plain
 
 NVIDIA: Final = "0x10de"
 PCI: Final = "/sys/bus/pci/devices"
+DRIVER: Final = "/proc/driver/nvidia/gpus"
 TOOL: Final = "nvidia_gpu_tools.py"
 SET: Final = 8  # GPUs of one NVLink fabric, which share their switches
+ATTESTS: Final = (
+    "96.00.5e.00.01"  # the oldest VBIOS for which a report and NVIDIA's reference values were seen to agree
+)
 _GPU_CLASSES: Final = ("0x0300", "0x0302")
 _SWITCH_CLASS: Final = "0x0680"
+_VBIOS: Final = re.compile(r"^Video BIOS:\s*((?:[0-9a-f]{2}\.){4}[0-9a-f]{2})\s*$", re.MULTILINE | re.IGNORECASE)
 _NONE: Final = "no NVIDIA GPU: this host serves enclaves without one"
 _MODE: Final = re.compile(
     r"(?P<address>[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]).*?(?P<kind>CC|PPCIe) mode is (?P<mode>\w+)", re.IGNORECASE
@@ -113,6 +118,22 @@ def _ppcie(host: Host, wanted: Wanted) -> Outcome:
     )
 
 
+def _vbios(host: Host, wanted: Wanted) -> Outcome:
+    """Read it off NVIDIA's driver; the ROM itself could be read only by writing to the device first."""
+    gpus = _gpus(host, wanted)
+    if not gpus:
+        return not_needed(_NONE)
+    said = {address: _VBIOS.search(host.text(f"{DRIVER}/{address}/information") or "") for address in gpus}
+    seen = {address: found[1].lower() for address, found in said.items() if found}
+    if not seen:
+        return not_needed(
+            f"no host sees it behind vfio-pci; an enclave's GPU report does (`sericin gpu show`): {ATTESTS} or newer"
+        )
+    hidden = [address for address in gpus if address not in seen]
+    remark = f"; seen in the guest alone: {', '.join(hidden)}" if hidden else ""
+    return decides(_told(seen) + remark, good=all(version >= ATTESTS for version in seen.values()))
+
+
 def _switches(host: Host, wanted: Wanted) -> Outcome:
     if not _whole_set(host, wanted):
         return not_needed("no set of eight GPUs")
@@ -169,6 +190,12 @@ CHECKS: Final = (
         want="protected PCIe mode off for single GPUs, on for a whole set of eight",
         mend="install NVIDIA's gpu-admin-tools and run as root",
         look=_ppcie,
+    ),
+    Check(
+        name="gpu.vbios",
+        want=f"a VBIOS that attests: {ATTESTS} or newer, with reference values of NVIDIA",
+        mend="let the server's maker update the GPU's VBIOS to a version for which NVIDIA publishes reference values",
+        look=_vbios,
     ),
     Check(
         name="gpu.switches",

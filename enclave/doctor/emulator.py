@@ -56,15 +56,27 @@ def _firmware(_: Host, wanted: Wanted) -> Outcome:
     return decides(f"{name}: SHA-256 {got.hex()[:16]}...", good=got == digest)
 
 
+def _amount(host: Host, name: str) -> int | None:
+    """Give one amount of /proc/meminfo in bytes, None where it is not there."""
+    found = re.search(rf"^{name}:\s+(\d{{1,15}}) kB$", host.text("/proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
 def _memory(host: Host, wanted: Wanted) -> Outcome:
-    for line in (host.text("/proc/meminfo") or "").splitlines():
-        found = re.match(r"MemAvailable:\s+(\d{1,15}) kB", line)
-        if found:
-            free = int(found[1]) * 1024
-            return decides(
-                f"{free / _GIB:.1f} GiB available, {wanted.memory / _GIB:.1f} GiB wanted", good=free >= wanted.memory
-            )
-    return fails("no MemAvailable in /proc/meminfo")
+    free = _amount(host, "MemAvailable")
+    if free is None:
+        return fails("no MemAvailable in /proc/meminfo")
+    return decides(
+        f"{free / _GIB:.1f} GiB available, {wanted.memory / _GIB:.1f} GiB wanted", good=free >= wanted.memory
+    )
+
+
+def _huge(host: Host, wanted: Wanted) -> Outcome:
+    """Huge pages are optional, and an enclave takes none: reserved ones are only missing from its memory."""
+    reserved, free = _amount(host, "Hugetlb") or 0, _amount(host, "MemAvailable") or 0
+    if not reserved:
+        return not_needed("none reserved, none needed")
+    return decides(f"{reserved / _GIB:.1f} GiB reserved, which no enclave uses", good=free >= wanted.memory)
 
 
 def _nodes(host: Host, _: Wanted) -> Outcome:
@@ -115,6 +127,12 @@ CHECKS: Final = (
         want="all of the enclave's memory free: private memory is never overcommitted",
         mend="stop other work on this host, add memory, or use a smaller shape",
         look=_memory,
+    ),
+    Check(
+        name="memory.hugepages",
+        want="no huge pages reserved out of the enclave's memory",
+        mend="give them back: `sysctl vm.nr_hugepages=0`, and no hugepages= on the kernel's command line",
+        look=_huge,
     ),
     Check(
         name="memory.nodes",

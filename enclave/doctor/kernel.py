@@ -76,8 +76,11 @@ def _silent(host: Host, *, whole: bool) -> Outcome:
 def _module(host: Host, _: Wanted) -> Outcome:
     version = host.text("/sys/devices/faux/tdx_host/version")
     if version:
-        loader = host.text("/sys/devices/faux/tdx_host/seamldr_version")
-        return holds(f"TDX module {version}" + (f", loader {loader}" if loader else ""))
+        parts = [f"TDX module {version}"]
+        for name, what in (("seamldr_version", "loader"), ("num_remaining_updates", "updates left:")):
+            value = host.text(f"/sys/devices/faux/tdx_host/{name}")
+            parts += [f"{what} {value}"] if value else []
+        return holds(", ".join(parts))
     lines, whole = _log(host)
     for line in lines:
         if "initialization failed" in line:
