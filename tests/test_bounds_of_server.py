@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every buffer, table and patience of the server and of the client's connections, hit over real sockets."""
+"""Every buffer and patience of the server, hit over real sockets."""
 
 from __future__ import annotations
 
 import gzip
 import http.client
-import io
-import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +19,13 @@ from attestation import cbor
 from attestation.channel.header import Padding
 from attestation.exchange import SealedRefusal
 from attestation.receipt import SignedReceipt, Status
-from client import connection as connections
-from client import openai_shapes, upstream
-from client.connection import Connection
-from client.door_threads import MAX_AT_ONCE
-from client.errors import Unreachable
-from client.proxy import Proxy
-from client.target import parse_target
-from client.upstream import BadRequest, Question
-from enclave import doors, engine_pump, epochs, replay, reply, routes, runs, tls
+from enclave import doors, engine_pump, reply, routes, tls
 from enclave.engine_pump import EnginePump, LiveJob
-from enclave.journal import MAX_ID, Happening, Journal
 from enclave.metrics import Count, Gauge
-from enclave.receipt_book import ReceiptBook
-from enclave.runs import RunRefused, RunTable
-from enclave.seams import EngineEvent, EventKind, QuoteUnavailable
-from enclave.service import DRAIN_SECONDS, RETRY_SECONDS, Service
+from enclave.seams import EngineEvent, EventKind
 from tests.forged import StoppedClock
+from tests.sealed_by_hand import sealed_for
 from tests.served import Served, served
-from tests.test_server_exchange import sealed_for
 
 ATTEST = "/v1/sericin/attest"
 SEALED = "/v1/sericin/sealed"
@@ -134,6 +120,26 @@ def test_a_handshake_without_end_is_cut(enclave: Served) -> None:
     ended(sock)
     assert enclave.count(Count.HANDSHAKES_FAILED) == before + 1
     still_answers(enclave)
+
+
+def test_a_head_without_end_is_refused_by_the_server_and_not_repeated(enclave: Served) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Long: " + b"canary" * 10_000 + b"\r\n\r\n"
+    for unreadable in (head, b"canary\r\n\r\n", b"GET canary\r\n\r\n", b"\x16\x03\x01canary\r\n\r\n"):
+        answer = enclave.raw(unreadable, finish=False)
+        assert answer.split()[1] == b"400"
+        assert answer.endswith(b'{"code": "http_error"}')
+        assert b"canary" not in answer
+    many = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"
+    host, port = enclave.service.targets["http"].removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with suppress(OSError):
+            sock.sendall(many)
+        assert b"200" not in ended(sock)[:20]
+    still_answers(enclave)
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 # ---- bodies
@@ -299,179 +305,3 @@ def test_a_run_ends_at_its_deadline(tmp_path: Path) -> None:
         assert SealedRefusal.decode(opener.error_item).code == "deadline"
         signed = SignedReceipt.decode(opener.receipt_item).receipt
         assert (signed.status, signed.price) == (Status.FAILED, 0)
-
-
-# ---- tables
-
-
-def test_the_table_of_run_ids_is_full_rather_than_forgetful() -> None:
-    table = RunTable(capacity=2)
-    assert RunTable()._capacity == runs.CAPACITY
-    for number in range(2):
-        table.enter(bytes([number]) * 32, first_epoch=1, current_epoch=1)
-    with pytest.raises(RunRefused, match="busy"):
-        table.enter(bytes(31) + b"\x09", first_epoch=1, current_epoch=1)
-    table.remove(bytes(32))
-    table.enter(bytes(31) + b"\x09", first_epoch=1, current_epoch=1)
-    with pytest.raises(RunRefused, match="already_run"):
-        table.enter(bytes([1]) * 32, first_epoch=1, current_epoch=1)
-
-
-def test_few_private_keys_live_at_once(tmp_path: Path) -> None:
-    """Replays that fill set after set bring early epochs only until the keys are at their number; then it is 503."""
-    assert replay.ReplaySet()._capacity == replay.CAPACITY
-    with served(tmp_path, replay_capacity=2) as enclave:
-        status = 0
-        for _ in range(epochs.MAX_LIVE_KEYS + 2):
-            for _ in range(2):
-                status = enclave.post(sealed_for(enclave)[0].wire)[0]
-            enclave.do(enclave.service.tend())
-        assert len(enclave.floor.epochs) == epochs.MAX_LIVE_KEYS
-        assert status == 503
-        enclave.clock.forward(4200)
-        enclave.do(enclave.service.tend())
-        still_answers(enclave)
-
-
-def test_epochs_are_renewed_in_time_and_a_failure_is_tried_again(tmp_path: Path) -> None:
-    with served(tmp_path) as enclave:
-        attester: Any = enclave.booted.attester
-        real, calls = attester.new_epoch, []
-
-        def failing(number: int) -> Any:
-            calls.append(number)
-            raise QuoteUnavailable("the host says no")
-
-        attester.new_epoch = failing
-        enclave.clock.forward(epochs.ROTATE_SECONDS - 1)
-        enclave.do(enclave.service.tend())
-        assert calls == []
-        enclave.clock.forward(1)
-        for _ in range(3):
-            enclave.do(enclave.service.tend())
-        assert calls == [2]
-        enclave.clock.forward(RETRY_SECONDS)
-        attester.new_epoch = real
-        enclave.do(enclave.service.tend())
-        assert enclave.floor.epochs.current.number == 2
-        assert '"event": "epoch_failed"' in enclave.log.getvalue()
-
-
-def test_receipts_are_kept_for_their_time_and_in_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enclave.receipt_book.MAX_KEPT", 3)
-    with served(tmp_path) as enclave:  # its own: the others' clock stays where it is
-        book: ReceiptBook = enclave.floor.book
-        asked = [sealed_for(enclave)[0] for _ in range(4)]
-        for sealed in asked:
-            assert enclave.post(sealed.wire)[0] == 200
-        kept = [enclave.call(lambda s=s: book.fetch(s.schedule.capability)) is not None for s in asked]  # type: ignore[misc]
-        assert kept == [False, True, True, True]
-        enclave.clock.forward(enclave.booted.boot.retention)
-        assert enclave.call(lambda: book.fetch(asked[-1].schedule.capability)) is None
-        enclave.call(book.tend)
-        assert len(book._kept) == 0
-
-
-def test_stopping_takes_its_time_and_no_longer(tmp_path: Path) -> None:
-    with served(tmp_path, delay=0.05) as enclave:
-        assert Service(enclave.booted)._drain == DRAIN_SECONDS
-        run = enclave.run("long " * 400)
-        next(run.items())
-        enclave.service._drain = 0.3
-        start = time.monotonic()
-        enclave.do(enclave.service.stop())
-        assert time.monotonic() - start < 5
-        assert enclave.floor.metrics.read(Count.RUNS_ABORTED) == 1
-        assert not enclave.floor.epochs.current.seal.live
-
-
-def test_a_line_of_the_journal_has_no_room_for_anything_else() -> None:
-    out = io.StringIO()
-    journal = Journal(StoppedClock(), out=out)
-    journal.write(Happening.RUN, code="complete", id=bytes(MAX_ID), number=1, size=2, ms=3)
-    bad: list[dict[str, Any]] = [
-        {"id": bytes(MAX_ID + 1)}, {"id": "x"}, {"code": "a prompt"}, {"code": "x" * 49}, {"number": "7"},
-        {"size": 1.5},
-    ]  # fmt: skip
-    for fields in bad:
-        with pytest.raises(TypeError):
-            journal.write(Happening.RUN, **fields)
-    assert len(out.getvalue().splitlines()) == 1
-
-
-# ---- the client's side
-
-
-@contextmanager
-def server_that_says(data: bytes) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            peer, _ = listening.accept()
-            with peer:
-                peer.recv(65536)
-                try:
-                    peer.sendall(data)
-                    peer.shutdown(socket.SHUT_WR)
-                    peer.recv(65536)
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        thread.join(10)
-
-
-def test_a_client_reads_no_endless_head_and_no_endless_body() -> None:
-    endless = b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"x" * (2 * connections.MAX_HEADERS)
-    body = b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n" + bytes(101)
-    for says, why in ((endless, "RemoteProtocolError"), (body, "longer than 100 bytes")):
-        with (
-            server_that_says(says) as target,
-            Connection(parse_target(target), timeout=5) as connection,
-            pytest.raises(Unreachable, match=why),
-        ):
-            connection.request("GET", "/").read(100)
-
-
-def test_few_idle_connections_are_kept(enclave: Served) -> None:
-    pool = upstream.Upstream(enclave.attest, now=enclave.now, memory=None)  # type: ignore[arg-type]  # no run here
-    given = [enclave.attest() for _ in range(upstream.MAX_IDLE + 1)]
-    for attested in given:
-        pool.give_back(attested)
-    assert len(pool._idle) == upstream.MAX_IDLE
-    assert not given[-1].connection.still_open
-    pool.close()
-
-
-def test_a_callers_body_and_a_models_detail_have_their_size(enclave: Served) -> None:
-    long = json.dumps({"model": "m", "x": "y" * upstream.MAX_BODY}).encode()
-    with pytest.raises(BadRequest):
-        Question.read("/v1/completions", long)
-    assert openai_shapes._detail(b'{"a": 1}') == {"a": 1}
-    assert openai_shapes._detail(b'{"a": "' + b"x" * openai_shapes._MAX_DETAIL + b'"}') == {}
-    pool = upstream.Upstream(enclave.attest, now=enclave.now, memory=None)  # type: ignore[arg-type]  # no run here
-    proxy = Proxy(pool)
-    assert proxy._at_once == MAX_AT_ONCE
-    proxy.close()
-
-
-def test_a_head_without_end_is_refused_by_the_server_and_not_repeated(enclave: Served) -> None:
-    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Long: " + b"canary" * 10_000 + b"\r\n\r\n"
-    for unreadable in (head, b"canary\r\n\r\n", b"GET canary\r\n\r\n", b"\x16\x03\x01canary\r\n\r\n"):
-        answer = enclave.raw(unreadable, finish=False)
-        assert answer.split()[1] == b"400"
-        assert answer.endswith(b'{"code": "http_error"}')
-        assert b"canary" not in answer
-    many = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"
-    host, port = enclave.service.targets["http"].removeprefix("http://").rsplit(":", 1)
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
-        with suppress(OSError):
-            sock.sendall(many)
-        assert b"200" not in ended(sock)[:20]
-    still_answers(enclave)
-    connection = http.client.HTTPConnection(host, int(port), timeout=10)
-    connection.request("GET", "/healthz")
-    assert connection.getresponse().status == 200
-    connection.close()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -12,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from attestation.channel.header import Header, Padding
-from attestation.channel.request import SealedRequest, seal_request
-from attestation.channel.response import CELL_PLAINTEXT, ResponseOpener
+from attestation.channel.response import CELL_PLAINTEXT
 from attestation.errors import Untrusted
-from attestation.exchange import Delta, ExchangeBody, SealedRefusal
+from attestation.exchange import SealedRefusal
 from attestation.ledger import BATCH, RECEIPT, REGISTRATION, ReceiptRecord, StatementRecord, read_records
 from attestation.receipt import SignedReceipt, Status
 from client.anchored import TonTrust
@@ -24,7 +21,7 @@ from client.audit import audit
 from client.dossier import dossier_of
 from client.errors import Declined, RunOutcomeUnknown
 from enclave.metrics import Count
-from tests.forged import MODEL
+from tests.sealed_by_hand import refusal, sealed_for, text_of
 from tests.served import Served, served
 
 CANARY = "canary-7b1f9e"
@@ -34,10 +31,6 @@ CANARY = "canary-7b1f9e"
 def enclave(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("enclave")) as running:
         yield running
-
-
-def text_of(items: list[Any]) -> str:
-    return "".join(item.text for item in items if isinstance(item, Delta))
 
 
 @pytest.mark.parametrize("listener", ["http", "unix", "ra_tls"])
@@ -103,46 +96,6 @@ def test_every_frame_on_the_wire_has_one_size(enclave: Served) -> None:
         opener.feed(wire)
         opener.close()
         assert opener.receipt_item
-
-
-def sealed_for(
-    enclave: Served, text: str = "hello", *, header: dict[str, Any] | None = None, **body: Any
-) -> tuple[SealedRequest, ResponseOpener]:
-    """Seal a request by hand."""
-    epoch = enclave.booted.floor.epochs.current
-    fields: dict[str, Any] = {
-        "kid": epoch.seal.kid,
-        "keyset_digest": epoch.digest,
-        "request_id": bytes(16),
-        "time": enclave.clock.wall(),
-        "padding": Padding.CELL,
-        "stream": True,
-        "model": MODEL,
-    }
-    openai = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": text}]}
-    inside: dict[str, Any] = {
-        "endpoint": "/v1/chat/completions",
-        "nonce": bytes(32),
-        "run_id": body.pop("run_id", time.monotonic_ns().to_bytes(32, "big")),
-        "first_epoch": epoch.number,
-        "policy_digest": bytes(32),
-        "openai": json.dumps(openai | body.pop("request", {})).encode(),
-    }
-    made = Header(**(fields | (header or {})))
-    seed = time.monotonic_ns().to_bytes(32, "big")
-    sealed = seal_request(made, ExchangeBody(**(inside | body)).encode(), public_key=epoch.seal.public, seed=seed)
-    return sealed, ResponseOpener(sealed.schedule, padding=made.padding)
-
-
-def refusal(enclave: Served, **changes: Any) -> SealedRefusal:
-    """Send a request and read the refusal that is sealed in the answer."""
-    sealed, opener = sealed_for(enclave, **changes)
-    status, wire = enclave.post(sealed.wire)
-    assert status == 200
-    opener.feed(wire)
-    opener.close()
-    assert opener.error_item
-    return SealedRefusal.decode(opener.error_item)
 
 
 SEALED_REFUSALS: list[tuple[str, dict[str, Any], str]] = [
@@ -360,89 +313,6 @@ def test_the_ledger_lists_what_was_signed_and_the_next_boot_believes_none_of_it(
     orphan = ReceiptRecord.decode(records[1][1])
     assert orphan.key == first.receipt_key
     assert batch.recovered == ((orphan.key, orphan.serial),)
-
-
-def test_epochs_follow_one_another_and_old_keys_are_dropped(tmp_path: Path) -> None:
-    with served(tmp_path) as enclave:
-        epochs: Any = enclave.booted.floor.epochs
-        old: Any = epochs.current
-        sealed, _ = sealed_for(enclave)
-        enclave.clock.forward(3600)
-        enclave.do(enclave.service.tend())
-        assert epochs.current.number == 2
-        late, _ = sealed_for(enclave, header={"kid": old.seal.kid, "keyset_digest": old.digest})
-        enclave.clock.forward(599)
-        enclave.do(enclave.service.tend())
-        assert [epoch.number for epoch in epochs._live] == [1, 2]
-        enclave.clock.forward(1)
-        enclave.do(enclave.service.tend())
-        assert not old.seal.live
-        assert enclave.post(late.wire)[0] == 422
-        assert enclave.post(sealed.wire)[0] == 422
-        assert text_of(list(enclave.run("new epoch").items())) == "new epoch"
-
-
-def test_a_client_verifies_again_when_the_epoch_is_over(tmp_path: Path) -> None:
-    with served(tmp_path) as enclave:
-        run = enclave.run("after the change")
-        enclave.clock.forward(4300)
-        enclave.do(enclave.service.tend())
-        assert text_of(list(run.items())) == "after the change"
-        assert run.attested.verified.epoch.number == 2
-
-
-def test_a_client_that_slept_through_epochs_is_served(tmp_path: Path) -> None:
-    """Nothing of its request had left: its first attempt is in the epoch that it verified now."""
-    with served(tmp_path) as enclave:
-        run = enclave.run("after a long sleep")
-        for _ in range(3):
-            enclave.clock.forward(3700)
-            enclave.do(enclave.service.tend())
-        assert text_of(list(run.items())) == "after a long sleep"
-        assert run.attested.verified.epoch.number == 4
-
-
-def test_a_key_that_is_gone_is_verified_anew_once_under_the_same_run_id(tmp_path: Path) -> None:
-    """The enclave's clock runs ahead: the client's evidence still holds, and the sealed path says 422."""
-    with served(tmp_path) as enclave:
-        run = enclave.run("twice sealed, once run")
-        for _ in range(2):
-            enclave.clock.since_boot += 2100
-            enclave.do(enclave.service.tend())
-        enclave.clock.since_boot += 600
-        enclave.do(enclave.service.tend())
-        assert text_of(list(run.items())) == "twice sealed, once run"
-        assert run.attested.verified.epoch.number == 2
-        assert enclave.count(Count.SEALED_REFUSED_OUTER) == 1
-        assert enclave.count(Count.RUNS_COMPLETE) == 1
-
-
-def test_a_replay_set_that_fills_brings_the_next_epoch_early(tmp_path: Path) -> None:
-    with served(tmp_path, replay_capacity=4) as enclave:
-        for _ in range(3):
-            sealed, _ = sealed_for(enclave)
-            assert enclave.post(sealed.wire)[0] == 200
-        enclave.do(enclave.service.tend())
-        assert enclave.booted.floor.epochs.current.number == 2
-
-
-def test_a_full_replay_set_refuses_before_anything_is_opened(tmp_path: Path) -> None:
-    with served(tmp_path, replay_capacity=2) as enclave:
-        sealed = [sealed_for(enclave)[0] for _ in range(3)]
-        assert [enclave.post(s.wire)[0] for s in sealed[:2]] == [200, 200]
-        opened: list[bytes] = []
-        seal: Any = enclave.floor.epochs.current.seal
-        seal.open = lambda sealed_seed, **_: opened.append(sealed_seed)
-        assert enclave.post(sealed[2].wire)[0] == 503
-        assert opened == []
-
-
-def test_an_old_run_id_is_expired(tmp_path: Path) -> None:
-    with served(tmp_path) as enclave:
-        for _ in range(2):
-            enclave.clock.forward(3600)
-            enclave.do(enclave.service.tend())
-        assert refusal(enclave, first_epoch=1).code == "run_expired"
 
 
 def test_an_enclave_that_stops_refuses_new_runs(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from client.memory import ReceiptMemory
 from enclave.keys import ReceiptSigner
 from enclave.metrics import Count, Gauge
 from tests.relay import faithful, relayed
+from tests.sealed_by_hand import sealed_for
 from tests.served import Served, served
-from tests.test_server_exchange import sealed_for
 
 QUESTION = "many words that come back one by one"
 FRAME = 4 + CELL_PLAINTEXT + 16
