@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sericin measure` and `policy init --image`: what is computed, what is said not to be, and images that lie."""
+"""`sericin measure`: what is computed, what is said not to be, and images that lie."""
 
 from __future__ import annotations
 
@@ -12,67 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation import cbor, runtime_log
-from attestation.image import AcpiDigests, ImageManifest
+from attestation.image import ImageManifest
 from attestation.image_signature import ImageSignature
-from attestation.policy import Policy
 from attestation.verity import Tree
-from client.commands import policy as policy_module
-from client.commands.measure import command
-from client.commands.policy import command as policy_command
 from enclave.models.verity import VerityRoot
 from tests.firmware_forms import Build
-from tests.image_folder import (
-    ROOTFS,
-    SALT,
-    boot_files,
-    hash_tree,
-    know_firmware,
-    with_record,
-    write_image,
-    write_manifest,
-)
-from tests.image_forms import SHAPE, bent, shape
-from tests.test_config_documents import CONFIG
+from tests.image_folder import ROOTFS, SALT, hash_tree, with_record, write_manifest
+from tests.image_forms import SHAPE, bent
+from tests.measured_image import ACPI, documents, image_with_shapes, measured, run
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
-EMULATED = bent(bent(bent(SHAPE, "machine", "emulated"), "host/quote_socket", None), "name", "emulated")
-ACPI = {
-    "ok": True,
-    "code": None,
-    "exit": 0,
-    "shape": "cpu-4",
-    "shape_sha256": shape().digest.hex(),
-    "qemu": "10.1",
-    "acpi": {"loader": "01" * 48, "rsdp": "02" * 48, "tables": "03" * 48},
-}
 
 
 @pytest.fixture
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An image directory with records for two shapes, and shape files beside it."""
-    know_firmware(monkeypatch, boot_files().firmware)
-    write_image(tmp_path / "image", [shape(), shape(EMULATED)])
-    (tmp_path / "tdx.json").write_text(json.dumps(SHAPE))
-    (tmp_path / "emulated.json").write_text(json.dumps(EMULATED))
-    return tmp_path / "image"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
-
-
-def measured(image: Path, *more: object, name: str = "tdx") -> dict[str, Any]:
-    result = run("image", image, "--shape", image.parent / f"{name}.json", "--json", *more)
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert found["exit"] == result.exit_code
-    return found
+    return image_with_shapes(tmp_path, monkeypatch)
 
 
 def test_firmware_is_measured_in_both_orders(tmp_path: Path) -> None:
@@ -151,15 +111,6 @@ def test_acpi_digests_of_another_shape_are_not_used(image: Path) -> None:
     found = measured(image, "--acpi", image.parent / "acpi.json")
     assert (found["exit"], "another shape" in found["error"]["got"]) == (2, True)
     assert measured(image, "--acpi", image.parent / "acpi.json", "--qemu", "none")["exit"] == 2
-
-
-def documents(image: Path, model: bytes = b"weights", **changes: Any) -> tuple[Path, Path, Path]:
-    pin = {"name": "small", "sha256": sha256(b"weights").hexdigest()}
-    config = {**CONFIG, "machine": "tdx", "models": [pin], **changes}
-    paths = [image.parent / name for name in ("config", "operator", "model")]
-    for path, data in zip(paths, (json.dumps(config).encode(), b"{}", model), strict=True):
-        path.write_bytes(data)
-    return paths[0], paths[1], paths[2]
 
 
 def test_the_documents_give_mrconfigid_and_the_events_of_rtmr3(image: Path) -> None:
@@ -342,74 +293,3 @@ def test_the_tree_is_what_the_builder_and_a_second_implementation_compute() -> N
         Tree(SALT).add(b"x")
     with pytest.raises(ValueError, match="no blocks"):
         Tree(SALT).finish()
-
-
-def init(*arguments: object) -> Result:
-    return CliRunner().invoke(policy_command, ["init", *(str(a) for a in arguments)], catch_exceptions=False)
-
-
-def test_an_image_and_a_config_make_a_whole_policy(image: Path) -> None:
-    config, _, _ = documents(image)
-    result = init("--image", image, "--shape", image.parent / "tdx.json", "--config", config)
-    policy = Policy.parse(result.stdout.encode())
-    manifest = ImageManifest.parse((image / "manifest.json").read_bytes())
-    (rule,) = policy.images
-    record = manifest.measurements[0]
-    assert (rule.image_id, rule.mr_td) == (manifest.image_id, record.mr_td)
-    assert (rule.rtmr1, rule.rtmr2) == (record.rtmr1, record.rtmr2)
-    assert "waived" in json.loads(result.stdout)["image"][0]["rtmr0"]
-    assert json.loads(result.stdout)["runtime"]["config"] == [sha384(config.read_bytes()).hexdigest()]
-    assert json.loads(result.stdout)["models"][0]["weights"] == sha256(b"weights").hexdigest()
-    assert result.stderr == ""
-
-
-def test_with_acpi_digests_a_policy_pins_rtmr0(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = AcpiDigests(loader=b"\1" * 48, rsdp=b"\2" * 48, tables=b"\3" * 48)
-    monkeypatch.setattr(policy_module, "acpi_digests", lambda _shape, **_: made)
-    (image.parent / "acpi.json").write_text(json.dumps(ACPI))
-    want = measured(image, "--acpi", image.parent / "acpi.json")["registers"]["rtmr0"]
-    words = ["--image", image, "--shape", image.parent / "tdx.json", "--qemu", "q"]
-    assert json.loads(init(*words).stdout)["image"][0]["rtmr0"] == [want]
-    assert init("--image", image, "--qemu", "q").exit_code == 2
-
-
-def test_without_shapes_the_records_are_taken_and_said_to_be(image: Path) -> None:
-    result = init("--image", image)
-    entries = json.loads(result.stdout)["image"]
-    assert len(entries) == 2  # a TD and an emulated machine end with different RTMR1
-    assert "--shape FILE computes them" in result.stderr
-    assert "policy.runtime.config[0]" in result.stderr
-
-
-def test_shapes_that_share_their_registers_are_one_entry(image: Path) -> None:
-    m = ImageManifest.parse((image / "manifest.json").read_bytes())
-    first = m.measurements[0]
-    pinned = replace(first, rtmr0=b"\1" * 48)
-    write_manifest(image, replace(m, measurements=(pinned, replace(pinned, shape_sha256=b"\2" * 32, rtmr0=b"\3" * 48))))
-    (entry,) = json.loads(init("--image", image).stdout)["image"]
-    assert entry["rtmr0"] == ["01" * 48, "03" * 48]
-
-
-@pytest.mark.parametrize(
-    "case", ["a tampered file", "a lying record", "another key", "a shape alone", "another machine"]
-)
-def test_no_policy_is_made_from_what_does_not_hold(case: str, image: Path) -> None:
-    config, _, _ = documents(image, machine="simulated", gpu={"mode": "none", "count": 0})
-    arguments: list[object] = ["--image", image]
-    if case == "a tampered file":
-        (image / "initrd").write_bytes(b"evil")
-    elif case == "a lying record":
-        m = ImageManifest.parse((image / "manifest.json").read_bytes())
-        write_manifest(image, replace(m, measurements=(replace(m.measurements[0], rtmr1=b"\7" * 48),)))
-        arguments += ["--shape", image.parent / "tdx.json"]
-    elif case == "emulated":
-        arguments += ["--shape", image.parent / "emulated.json"]
-    elif case == "another key":
-        arguments += ["--key", "00" * 32]
-    elif case == "a shape alone":
-        arguments = ["--shape", image.parent / "tdx.json"]
-    else:
-        arguments += ["--config", config]
-    result = init(*arguments, "-o", image.parent / "policy.json")
-    assert result.exit_code in {2, 4}
-    assert not (image.parent / "policy.json").exists()

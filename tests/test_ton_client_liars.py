@@ -21,63 +21,23 @@ from client.errors import ClientError, Unreachable
 from client.ton import chain as chain_module
 from client.ton import liteserver
 from client.ton.chain import with_chain
-from client.ton.network import LiteServerAddress, Network, block_json
-from client.ton.registry_view import RegistryView, view_registry
+from client.ton.network import LiteServerAddress, block_json
 from enclave.simulator.ton_answers import TonAnswers, error
 from enclave.simulator.ton_chain import Bends, TonChain
 from enclave.simulator.ton_server import TonServer
-from tests.ton_in_box import NOW, InBox, in_box
-
-BOUND = 15.0  # seconds, for everything here, on a machine that has much else to do
+from tests.lying_servers import be_impatient, caught, first_block, grown_box, lying, view
+from tests.ton_in_box import NOW, InBox
 
 
 @pytest.fixture(scope="module")
 def ton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InBox]:
-    with in_box(tmp_path_factory.mktemp("ton"), None) as made:
-        for number in range(1, 9):
-            made.box.fund(bytes((number * 16,)) * 32, 10**9)
-        for _ in range(20):
-            made.box.block()
+    with grown_box(tmp_path_factory.mktemp("ton")) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liteserver, "ANSWER_SECONDS", 5.0)
-    monkeypatch.setattr(liteserver, "CONNECT_SECONDS", 5)
-
-
-def view(ton: InBox, network: Network | None = None, **options: Any) -> RegistryView:
-    network = network or ton.network
-    started = time.monotonic()
-    try:
-        return with_chain(
-            network, lambda chain: view_registry(chain, network.registry, now=ton.clock.now(), **options), seconds=10.0
-        )
-    finally:
-        assert time.monotonic() - started < BOUND
-
-
-@contextmanager
-def lying(ton: InBox, lie: type[TonAnswers], *, key: Ed25519PrivateKey | None = None) -> Iterator[Network]:
-    """Serve `lie` beside the honest server, and give a network that knows only the liar."""
-    server = TonServer(lie(ton.box).answer, key=key or Ed25519PrivateKey.generate())
-    port = ton.await_(server.start())
-    address = LiteServerAddress(host="127.0.0.1", port=port, key=server.public)
-    try:
-        yield replace(ton.network, lite_servers=(address,))
-    finally:
-        ton.await_(server.stop())
-
-
-def caught(ton: InBox, lie: type[TonAnswers], code: str, where: str = "") -> None:
-    with lying(ton, lie) as network:
-        with pytest.raises((AttestationError, ClientError)) as e:
-            view(ton, network)
-        assert getattr(e.value, "code", None) == code, e.value
-        assert where in str(e.value), e.value
-        both = replace(network, lite_servers=(*network.lite_servers, *ton.network.lite_servers))
-        assert view(ton, both).block.seqno == ton.box.chain.head.seqno
+    be_impatient(monkeypatch)
 
 
 # ---- what an honest server lets one see
@@ -205,7 +165,7 @@ def test_one_whose_head_goes_back(ton: InBox) -> None:
 
 def test_one_whose_head_is_of_tomorrow(ton: InBox) -> None:
     ahead = TonChain(seed=b"ahead", now=NOW)
-    network = replace(ton.network, init_block=_block(ahead))
+    network = replace(ton.network, init_block=first_block(ahead))
 
     class Tomorrow(TonAnswers):
         pass
@@ -223,89 +183,6 @@ def test_one_whose_head_is_of_tomorrow(ton: InBox) -> None:
     with pytest.raises(AttestationError, match="RegistryStale"):
         view(ton, replace(network, lite_servers=(address,)))
     ton.await_(server.stop())
-
-
-def _block(chain: TonChain) -> Any:
-    from attestation.ton.blockid import BlockId
-
-    return BlockId.decode(chain.init_block.encode(), what="init")
-
-
-def _links_of(make: Callable[[TonAnswers, int, int], list[bytes]], *, complete: bool = True) -> type[TonAnswers]:
-    class Links(TonAnswers):
-        def block_proof(self, known: int, target: int) -> bytes:
-            links = make(self, known, target)
-            return self.box.chain.partial_proof(links, source=known, target=target, complete=complete)
-
-    return Links
-
-
-@pytest.mark.parametrize(
-    ("signers", "where"),
-    [
-        ([0] * 7, "signer"),
-        ([0, 1, 2, 3, 3], "signer"),
-        ([0, 1, 2, 3], "weight"),
-        ([], "weight"),
-        ([0] * 1000, "signer"),
-    ],
-)
-@pytest.mark.parametrize("simplex", [False, True])
-def test_one_that_repeats_signatures_or_has_too_few(
-    ton: InBox, signers: list[int], where: str, *, simplex: bool
-) -> None:
-    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001 - the first link is enough
-        return [at.box.chain.forward_link(known, 8, signers=signers, simplex=simplex)]
-
-    caught(ton, _links_of(make, complete=False), "TrustPathInvalid", where)
-
-
-def test_one_that_forges_a_link(ton: InBox) -> None:
-    """The link is signed by validators of its own, whose key block it shows in the place of the trusted one."""
-    evil = TonChain(seed=b"evil", now=NOW)
-    evil.append(now=NOW)
-
-    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001
-        link = evil.forward_link(1, 2)
-        return [link.replace(evil.init_block.encode(), at.box.chain.block(known).encode(), 1)]
-
-    caught(ton, _links_of(make), "BlockProofInvalid", "link.from")
-
-
-def test_one_that_sends_links_of_another_chain(ton: InBox) -> None:
-    evil = TonChain(seed=b"evil", now=NOW)
-    evil.append(now=NOW)
-    caught(ton, _links_of(lambda *_: [evil.forward_link(1, 2)]), "TrustPathInvalid", "path.from")
-
-
-def test_one_that_goes_past_the_target(ton: InBox) -> None:
-    class Past(TonAnswers):
-        def masterchain_info(self) -> bytes:
-            return self.info(self.box.chain.block(self.box.chain.head.seqno - 4).encode())
-
-        def block_proof(self, known: int, target: int) -> bytes:
-            return super().block_proof(known, target + 4)
-
-    caught(ton, Past, "TrustPathInvalid", "no further")
-
-
-def test_one_that_gives_no_links_for_ever(ton: InBox) -> None:
-    caught(ton, _links_of(lambda *_: [], complete=False), "TrustPathInvalid", "a link")
-
-
-def test_one_that_goes_back_and_forth_for_ever(ton: InBox) -> None:
-    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001
-        chain = at.box.chain
-        return [chain.forward_link(known, 8), chain.back_link(8, known)] * 10
-
-    caught(ton, _links_of(make, complete=False), "TrustPathInvalid", "path.direction")
-
-
-def test_one_that_repeats_a_link_for_ever(ton: InBox) -> None:
-    def make(at: TonAnswers, known: int, target: int) -> list[bytes]:  # noqa: ARG001
-        return [at.box.chain.forward_link(known, 8)] * 50
-
-    caught(ton, _links_of(make, complete=False), "TrustPathInvalid", "path.from")
 
 
 def test_one_that_names_a_block_that_does_not_exist(ton: InBox) -> None:
@@ -446,5 +323,5 @@ def test_a_bent_state_of_the_registry_s_shard(ton: InBox) -> None:
     port = ton.await_(server.start())
     address = LiteServerAddress(host="127.0.0.1", port=port, key=server.public)
     with pytest.raises(AttestationError, match="ShardProofInvalid"):
-        view(ton, replace(ton.network, init_block=_block(chain), lite_servers=(address,)))
+        view(ton, replace(ton.network, init_block=first_block(chain), lite_servers=(address,)))
     ton.await_(server.stop())
