@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("attestation", "enclave", "client")
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+TESTS = sorted(path for path in (ROOT / "tests").glob("*.py") if path.stem != "__init__")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
 PURE = (
     "os sys io pathlib socket ssl subprocess threading multiprocessing asyncio time secrets random tempfile urllib http"
@@ -54,6 +54,14 @@ def test_a_file_is_a_small_room(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is longer than a function may be"
         assert not isinstance(node, ast.Assert), "assert is for tests: verification must survive python -O"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=_names(TESTS))
+def test_a_file_of_tests_is_a_small_room(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 400
+    assert lines[0] == "# SPDX-License-Identifier: Apache-2.0"
+    assert path.stem.removeprefix("test_") not in FORBIDDEN_NAMES
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if p.stem != "__init__"], ids=lambda p: p.stem)

@@ -248,19 +248,24 @@ def test_a_full_proxy_is_a_429_with_a_hint(tmp_path: Path) -> None:
             running.close()
 
 
+def failure(enclave: Served, connect: Callable[[], Any], *, retries: int = 0) -> str | None:
+    """Ask through a proxy whose enclave is reached by `connect`, and give the code of the 502 that comes back."""
+    running = Running(enclave)
+    running.upstream._connect = connect
+    try:
+        with (
+            openai.OpenAI(base_url=running.url, api_key="x", max_retries=retries) as caller,
+            pytest.raises(openai.InternalServerError) as e,
+        ):
+            caller.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
+    finally:
+        running.close()
+    return e.value.code
+
+
 def test_an_unknown_outcome_is_a_502_that_is_not_sent_again(enclave: Served) -> None:
     with relayed(enclave, lambda path, data: (503 if path == SEALED_PATH else 200, data)) as relay:
-        running = Running(enclave)
-        running.upstream._connect = lambda: enclave.attest(target=relay.target)
-        try:
-            with (
-                openai.OpenAI(base_url=running.url, api_key="x", max_retries=3) as caller,
-                pytest.raises(openai.InternalServerError) as e,
-            ):
-                caller.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
-            assert e.value.code == "RunOutcomeUnknown"
-        finally:
-            running.close()
+        assert failure(enclave, lambda: enclave.attest(target=relay.target), retries=3) == "RunOutcomeUnknown"
         assert relay.paths.count(SEALED_PATH) == 2  # the second one under the same run id
 
 
@@ -324,17 +329,7 @@ def test_an_enclave_that_fails_verification_is_a_502(enclave: Served) -> None:
     def refuse() -> Any:
         return enclave.attest(runtime=enclave.policy_document()["runtime"] | {"engine": ["llama"]})
 
-    running = Running(enclave)
-    running.upstream._connect = refuse
-    try:
-        with (
-            openai.OpenAI(base_url=running.url, api_key="x", max_retries=0) as caller,
-            pytest.raises(openai.InternalServerError) as e,
-        ):
-            caller.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
-        assert e.value.code == "ConfigNotAllowed"
-    finally:
-        running.close()
+    assert failure(enclave, refuse) == "ConfigNotAllowed"
 
 
 def raw(proxy: Running, headers: dict[str, str], *, path: str = "/v1/models", body: bytes | None = None) -> int:

@@ -104,18 +104,9 @@ def test_a_network_file_that_is_no_json_object(tmp_path: Path, data: bytes) -> N
 
 def test_an_init_block_is_read_out_of_what_people_have(tmp_path: Path) -> None:
     block = PINNED["mainnet"]
-    official = {
-        "@type": "config.global",
-        "validator": {
-            "init_block": {
-                "workchain": -1,
-                "shard": -(1 << 63),
-                "seqno": block.seqno,
-                "root_hash": base64.b64encode(block.root_hash).decode(),
-                "file_hash": base64.b64encode(block.file_hash).decode(),
-            }
-        },
-    }
+    hashes = {name: base64.b64encode(getattr(block, name)).decode() for name in ("root_hash", "file_hash")}
+    inner = {"workchain": -1, "shard": -(1 << 63), "seqno": block.seqno, **hashes}
+    official = {"@type": "config.global", "validator": {"init_block": inner}}
     for document in (BLOCK, NETWORK, official):
         assert read_init_block(write(tmp_path / "b", document)) == block
     with pytest.raises(UsageFault):
