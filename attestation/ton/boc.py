@@ -66,8 +66,10 @@ def read_boc(
     if flags & _HAS_CRC and crc32c(reader.taken()) != reader.u32le("crc"):
         raise Malformed(code, f"{what}.crc", want="CRC-32C of the bag", got="another")
     reader.end(code=code)
-    cells = _build(_split(body, count, width, what, code), what, code)
-    return _roots(cells, heads, what, code)
+    raw = _split(body, count, width, what, code)
+    _require_all_used(raw, heads, what, code)
+    cells = _build(raw, what, code)
+    return tuple(cells[head] for head in heads)
 
 
 _Raw = tuple[int, int, bytes, list[int]]
@@ -77,7 +79,7 @@ def _split(body: bytes, count: int, width: int, what: str, code: str) -> list[_R
     reader = Reader(body, what=what, code=code)
     raw: list[_Raw] = []
     for index in range(count):
-        d1, d2 = reader.u8("d1"), reader.u8("d2")
+        d1, d2 = reader.take(2, "d1 and d2")
         refs = d1 & 7
         if refs > MAX_REFS or d1 & 16:
             raise Malformed(code, f"{what}.cell[{index}]", want="at most 4 refs, no stored hashes", got=f"{d1:#04x}")
@@ -88,8 +90,8 @@ def _split(body: bytes, count: int, width: int, what: str, code: str) -> list[_R
             if not last & 0x7F:
                 raise Malformed(code, f"{what}.cell[{index}]", want="a completion tag", got=f"{last:#04x}")
             bits -= (last & -last).bit_length()
-        links = [reader.uint(width, "ref", "big") for _ in range(refs)]
-        if any(not index < link < count for link in links):
+        links = [reader.uint(width, "ref", "big") for _ in range(refs)] if refs else []
+        if links and not index < min(links) <= max(links) < count:
             raise Malformed(code, f"{what}.cell[{index}].refs", want="cells further on", got=links)
         raw.append((d1, bits, data, links))
     reader.end(code=code)
@@ -113,15 +115,14 @@ def _build(raw: list[_Raw], what: str, code: str) -> list[Cell]:
     return [cells[index] for index in range(len(raw))]
 
 
-def _roots(cells: list[Cell], heads: list[int], what: str, code: str) -> tuple[Cell, ...]:
-    if len(set(heads)) != len(heads) or max(heads) >= len(cells):
+def _require_all_used(raw: list[_Raw], heads: list[int], what: str, code: str) -> None:
+    if len(set(heads)) != len(heads) or max(heads) >= len(raw):
         raise Malformed(code, f"{what}.roots", want="different cells of the bag", got=heads)
-    used = {id(cells[head]) for head in heads}
-    for cell in cells:
-        used.update(id(ref) for ref in cell.refs)
-    if len(used) != len(cells):
-        raise Malformed(code, what, want="every cell used", got=f"{len(cells) - len(used)} unused")
-    return tuple(cells[head] for head in heads)
+    used = set(heads)
+    for _, _, _, links in raw:
+        used.update(links)
+    if len(used) != len(raw):
+        raise Malformed(code, what, want="every cell used", got=f"{len(raw) - len(used)} unused")
 
 
 def write_boc(*roots: Cell) -> bytes:

@@ -127,12 +127,18 @@ def require_signatures(
         validator = known.pop(node_id, None)
         if validator is None:
             raise Untrusted("TrustPathInvalid", f"{where}.signer", want="a validator, once", got=node_id.hex())
-        try:
-            Ed25519PublicKey.from_public_bytes(validator.key).verify(signature, message)
-        except (InvalidSignature, ValueError):
-            raise Untrusted("TrustPathInvalid", f"{where}.signature", want="valid", got=node_id.hex()) from None
+        if not _signed(validator.key, signature, message):
+            raise Untrusted("TrustPathInvalid", f"{where}.signature", want="valid", got=node_id.hex())
         signed += validator.weight
         count += 1
     if 3 * signed <= 2 * total:
         raise Untrusted("TrustPathInvalid", f"{where}.weight", want=f"more than 2/3 of {total}", got=signed)
     return count
+
+
+def _signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
