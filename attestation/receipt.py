@@ -10,13 +10,12 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pytoniq_core.boc.builder import Builder
-from pytoniq_core.boc.cell import Cell
-from pytoniq_core.boc.slice import Slice
 
 from . import cbor
 from .errors import Malformed, Untrusted
-from .ton.boc import read_boc
+from .ton.boc import read_boc, write_boc
+from .ton.cells import Cell, make_cell
+from .ton.slices import Slice
 
 TAG: Final = 0x53524331
 VERSION: Final = 1
@@ -25,6 +24,8 @@ MAX_CELLS: Final = 16
 MACHINE_CODES: Final = {"simulated": 0, "tdx": 1}
 _CODE: Final = "MalformedReceipt"
 _HEAD: Final = struct.Struct(">IBIQQB")  # tag, version, epoch, serial, issued_at, status: no padding with ">"
+_COUNTS: Final = struct.Struct(">IIII")  # prompt, cached, completion, reasoning
+_CHARGED: Final = struct.Struct(">BQ")  # finish, price
 
 
 class Status(IntEnum):
@@ -35,9 +36,12 @@ class Status(IntEnum):
     FAILED = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Receipt:
-    """What the enclave signs about one run. Hashes are 32 bytes; `issued_at` is the host's claim of unix time."""
+    """What the enclave signs about one run. Hashes are 32 bytes; `issued_at` is the host's claim of unix time.
+
+    Two receipts are equal when their proof hashes are: these cover every field, an extension too.
+    """
 
     epoch: int
     serial: int
@@ -64,7 +68,7 @@ class Receipt:
     price: int  # nanograms
     account: bytes
     extension: Cell | None = None
-    _made: Cell | None = field(default=None, init=False, repr=False, compare=False)
+    _made: Cell | None = field(default=None, init=False, repr=False)
 
     def cell(self) -> Cell:
         """Give the cell tree, made once."""
@@ -79,64 +83,61 @@ class Receipt:
         exchange = _cell(self.ciphertext + self.request + self.response, more)
         identity = _cell(self.boot + self.image + self.model + self.machine.to_bytes(1, "big"))
         counts = (self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.reasoning_tokens)
-        charged = self.finish.to_bytes(1, "big") + self.price.to_bytes(8, "big") + self.account
-        usage = _cell(b"".join(count.to_bytes(4, "big") for count in counts) + self.params + charged)
+        usage = _cell(_COUNTS.pack(*counts) + self.params + _CHARGED.pack(self.finish, self.price) + self.account)
         head = _HEAD.pack(TAG, VERSION, self.epoch, self.serial, self.issued_at, self.status) + self.previous
-        root = Builder().store_bytes(head).store_ref(exchange).store_ref(identity).store_ref(usage)
-        cell: Cell = root.store_maybe_ref(self.extension).end_cell()
-        return cell
+        maybe = () if self.extension is None else (self.extension,)
+        # The last byte: one bit that says whether there is an extension, then the completion tag.
+        tail = b"\xc0" if maybe else b"\x40"
+        return make_cell(head + tail, len(head) * 8 + 1, (exchange, identity, usage, *maybe))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare the proof hashes."""
+        return isinstance(other, Receipt) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        """Agree with `==`."""
+        return hash(self.hash)
 
     @property
     def hash(self) -> bytes:
         """The representation hash: the proof hash, 32 bytes."""
-        return bytes(self.cell().hash)
+        return self.cell().hash
 
     @classmethod
     def from_cell(cls, cell: Cell) -> Receipt:
         """Read a receipt cell tree. Raises Malformed(MalformedReceipt); every bit must be used."""
-        try:
-            receipt = cls._read(cell)
-        except (Malformed, Untrusted):
-            raise
-        except Exception as e:  # noqa: BLE001 - the cell library raises many kinds on hostile trees
-            raise Malformed(_CODE, "receipt", want="the receipt cell tree", got=type(e).__name__) from None
-        if bytes(cell.hash) != receipt.hash:
+        receipt = cls._read(cell)
+        if cell.hash != receipt.hash:
             raise Malformed(_CODE, "receipt", want="the one encoding", got="another")
         return receipt
 
     @classmethod
     def _read(cls, cell: Cell) -> Receipt:
-        if cell.type_ != -1:
-            raise Malformed(_CODE, "receipt", want="an ordinary cell", got="an exotic one")
-        root = cell.begin_parse()
-        if root.load_uint(32) != TAG:
-            raise Malformed(_CODE, "receipt.tag", want=hex(TAG), got="another tag")
-        if root.load_uint(8) != VERSION:
-            raise Malformed(_CODE, "receipt.version", want=VERSION, got="another version")
-        epoch, serial, issued_at = root.load_uint(32), root.load_uint(64), root.load_uint(64)
-        status = root.load_uint(8)
+        root = Slice(cell, what="receipt", code=_CODE)
+        root.tag(32, TAG)
+        root.tag(8, VERSION, "version")
+        epoch, serial, issued_at = root.uint(32, "epoch"), root.uint(64, "serial"), root.uint(64, "issued_at")
+        status = root.uint(8, "status")
         if status > max(Status):
             raise Malformed(_CODE, "receipt.status", want=f"at most {max(Status)}", got=status)
-        previous = root.load_bytes(32)
-        exchange, identity, usage = (root.load_ref().begin_parse() for _ in range(3))
-        extension = root.load_maybe_ref()
-        ciphertext, request, response = (exchange.load_bytes(32) for _ in range(3))
-        more = exchange.load_ref().begin_parse()
-        tokens, transcript, nonce = (more.load_bytes(32) for _ in range(3))
-        request_id = more.load_bytes(16)
-        boot, image, model = (identity.load_bytes(32) for _ in range(3))
-        machine = identity.load_uint(8)
+        previous = root.octets(32, "previous")
+        exchange, identity, usage = (root.child(name) for name in ("exchange", "identity", "usage"))
+        extension = root.maybe_ref("extension")
+        ciphertext, request, response = (exchange.octets(32, name) for name in ("ciphertext", "request", "response"))
+        more = exchange.child("more")
+        tokens, transcript, nonce = (more.octets(32, name) for name in ("tokens", "transcript", "nonce"))
+        request_id = more.octets(16, "request_id")
+        boot, image, model = (identity.octets(32, name) for name in ("boot", "image", "model"))
+        machine = identity.uint(8, "machine")
         if machine not in MACHINE_CODES.values():
             raise Malformed(_CODE, "receipt.machine", want="0 or 1", got=machine)
-        prompt, cached, completion, reasoning = (usage.load_uint(32) for _ in range(4))
-        params, finish, price, account = (
-            usage.load_bytes(32),
-            usage.load_uint(8),
-            usage.load_uint(64),
-            usage.load_bytes(32),
+        prompt, cached, completion, reasoning = (
+            usage.uint(32, name) for name in ("prompt", "cached", "completion", "reasoning")
         )
+        params, finish = usage.octets(32, "params"), usage.uint(8, "finish")
+        price, account = usage.uint(64, "price"), usage.octets(32, "account")
         for part in (root, exchange, more, identity, usage):
-            _end(part)
+            part.end()
         return cls(
             epoch=epoch, serial=serial, issued_at=issued_at, status=Status(status), previous=previous,
             ciphertext=ciphertext, request=request, response=response, tokens=tokens, transcript=transcript,
@@ -155,18 +156,14 @@ class SignedReceipt:
 
     def encode(self) -> bytes:
         """Give the receipt item: CBOR {1: bag of cells, 2: signature}."""
-        return cbor.encode({1: bytes(self.receipt.cell().to_boc()), 2: self.signature})
+        return cbor.encode({1: write_boc(self.receipt.cell()), 2: self.signature})
 
     @classmethod
     def decode(cls, data: bytes) -> SignedReceipt:
         """Read a receipt item. Raises Malformed(MalformedReceipt)."""
         m = cbor.decode_map(data, limit=MAX_BOC + 128, what="receipt item", code=_CODE, required=(1, 2))
         boc = cbor.as_bytes(m[1], "receipt.boc", code=_CODE, limit=MAX_BOC)
-        read_boc(boc, what="receipt", limit=MAX_BOC, max_cells=MAX_CELLS, code=_CODE)  # strict: every byte is used
-        try:
-            cell = Cell.one_from_boc(boc)
-        except Exception as e:  # noqa: BLE001 - the bag-of-cells reader raises many kinds on hostile bytes
-            raise Malformed(_CODE, "receipt.boc", want="one bag of cells", got=type(e).__name__) from None
+        (cell,) = read_boc(boc, what="receipt", limit=MAX_BOC, max_cells=MAX_CELLS, code=_CODE)
         receipt = Receipt.from_cell(cell)
         return cls(receipt=receipt, signature=cbor.as_bytes(m[2], "receipt.signature", code=_CODE, size=64))
 
@@ -179,13 +176,4 @@ class SignedReceipt:
 
 
 def _cell(data: bytes, *refs: Cell) -> Cell:
-    builder = Builder().store_bytes(data)
-    for ref in refs:
-        builder.store_ref(ref)
-    cell: Cell = builder.end_cell()
-    return cell
-
-
-def _end(part: Slice) -> None:
-    if part.remaining_bits or part.remaining_refs:
-        raise Malformed(_CODE, "receipt", want="every bit used", got="more")
+    return make_cell(data, len(data) * 8, refs)

@@ -135,7 +135,7 @@ def find_receipt(path: Path, chain: KeyChain, *, serial: int, receipt_hash: byte
             record = ReceiptRecord.decode(body)
             if record.key == chain.key and first <= record.serial < first + count:
                 receipt = SignedReceipt.decode(record.item).receipt
-                leaves[record.serial] = Leaf(receipt.hash, receipt.cell().get_depth(0))
+                leaves[record.serial] = Leaf(receipt.hash, receipt.cell().depth)
     if len(leaves) != count:
         raise Untrusted("BatchProofInvalid", "ledger", want=f"{count} receipts of the batch", got=len(leaves))
     tree = BatchTree([leaves[first + at] for at in range(count)])

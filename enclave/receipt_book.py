@@ -17,7 +17,6 @@ from attestation.boot import BootMap
 from attestation.errors import AttestationError
 from attestation.ledger import BATCH, MAX_RECOVERED, RECEIPT, REGISTRATION, ReceiptRecord, StatementRecord
 from attestation.receipt import Receipt, SignedReceipt, Status
-from attestation.ton.boc import read_boc
 
 from .journal import Happening, Journal
 from .keys import ReceiptSigner
@@ -31,7 +30,6 @@ BATCH_SECONDS: Final = 600  # that close a batch at the latest; sooner where the
 ANCHOR_SHARE: Final = 4  # a batch waits a quarter of `anchor_within`; the host has the rest to publish it
 REGISTRATION_SECONDS: Final = 365 * 24 * 3600  # the contract takes 366 days; the host's clock may be ahead
 _DEPTH: Final = 2  # of a receipt without extension
-_MAX_BOC: Final = 8192
 
 
 @dataclass(slots=True)
@@ -131,12 +129,10 @@ class ReceiptBook:
                 record = ReceiptRecord.decode(body)
                 signed = SignedReceipt.decode(record.item)
                 signed.verify(record.key)
-                boc = bytes(signed.receipt.cell().to_boc())
-                (cell,) = read_boc(boc, what="receipt", limit=_MAX_BOC, max_cells=16)
             except AttestationError:
                 self._metrics.add(Count.LEDGER_ERRORS)
                 continue
-            orphans.append(Orphan(key=record.key, signature=signed.signature, receipt=cell).leaf())
+            orphans.append(Orphan(key=record.key, signature=signed.signature, receipt=signed.receipt.cell()).leaf())
             listed.append((record.key, record.serial))
         self._orphans = self._orphans[MAX_RECOVERED:]
         if not orphans:
