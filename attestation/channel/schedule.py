@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey, Suite
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from ..boot import SEAL_PUBLIC_KEY_SIZE
 from ..errors import Untrusted
@@ -52,8 +52,12 @@ def open_seed(sealed: bytes, private_key: MLKEM768X25519PrivateKey, *, header_ha
     return seed
 
 
-def _derive(seed: bytes, salt: bytes, name: str, size: int) -> bytes:
-    return HKDF(algorithm=hashes.SHA256(), length=size, salt=salt, info=label(name)).derive(seed)
+def _extract(seed: bytes, salt: bytes) -> bytes:
+    return HKDF.extract(hashes.SHA256(), salt, seed)
+
+
+def _expand(prk: bytes, name: str, size: int) -> bytes:
+    return HKDFExpand(hashes.SHA256(), size, label(name)).derive(prk)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -87,21 +91,20 @@ class Schedule:
     def of(cls, seed: bytes, *, header_hash: bytes, sealed_seed: bytes) -> Schedule:
         """Derive the schedule of the exchange that `sealed_seed` opened."""
         ctx = sha256(label("ctx") + header_hash + sealed_seed).digest()
+        prk = _extract(seed, ctx)  # once: all six names share the salt
         return cls(
             ctx=ctx,
-            request=DirectionKey(key=_derive(seed, ctx, "request key", 32), iv=_derive(seed, ctx, "request iv", 12)),
+            request=DirectionKey(key=_expand(prk, "request key", 32), iv=_expand(prk, "request iv", 12)),
             salts=Salts(
-                request=_derive(seed, ctx, "salt request", 32),
-                response=_derive(seed, ctx, "salt response", 32),
-                tokens=_derive(seed, ctx, "salt tokens", 32),
+                request=_expand(prk, "salt request", 32),
+                response=_expand(prk, "salt response", 32),
+                tokens=_expand(prk, "salt tokens", 32),
             ),
-            capability=_derive(seed, ctx, "receipt capability", 32),
+            capability=_expand(prk, "receipt capability", 32),
             _seed=seed,
         )
 
     def response(self, resp_nonce: bytes) -> DirectionKey:
         """Derive the response direction for the enclave's nonce (32 bytes)."""
-        salt = sha256(self.ctx + resp_nonce).digest()
-        return DirectionKey(
-            key=_derive(self._seed, salt, "response key", 32), iv=_derive(self._seed, salt, "response iv", 12)
-        )
+        prk = _extract(self._seed, sha256(self.ctx + resp_nonce).digest())
+        return DirectionKey(key=_expand(prk, "response key", 32), iv=_expand(prk, "response iv", 12))
