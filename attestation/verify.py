@@ -16,10 +16,11 @@ from . import cbor, runtime_log
 from .binding import Claims, require_report_data
 from .boot import BootMap, EpochMap
 from .config import EnclaveConfig
-from .errors import Untrusted
+from .errors import Malformed, Untrusted
 from .evidence import Evidence
 from .gpu.binding import NONCE_CLIENT, NONCE_EPOCH, NONCE_GATE, gpu_nonce, gpu_set_digest, leaf_serial
 from .gpu.evidence import GpuEvidence
+from .gpu.spdm import parse_report
 from .gpu.verify import VerifiedGpuSet, verify_set
 from .operator import OperatorDocument
 from .policy import TimeRule
@@ -66,7 +67,7 @@ def verify_evidence(
     `nonce` is the one this caller sent, or None for evidence without one (which then needs a liveness proof).
     `collateral` replaces the stapled endorsements; every signature in them is checked either way.
 
-    1. bounded parse
+    1. bounded parse; no byte that nothing covers, such as zeros after a quote or a report
     2. PCK chain, collateral, TCB, quote signature
     3. REPORTDATA is the hash of the claims
     4. the nonce is ours
@@ -109,11 +110,19 @@ def _require(holds: bool, code: str, where: str, want: bytes | None, got: bytes 
         raise Untrusted(code, where, want=shown[0], got=shown[1])
 
 
+def _require_exact(where: str, padding: int) -> None:
+    """Refuse zeros that a host or a driver left behind: its attester cuts them off, and no signature covers them."""
+    if padding:
+        raise Malformed("TrailingData", where, want="nothing behind it", got=f"{padding} zero bytes")
+
+
 def _verify_quote(evidence: Evidence, collateral: bytes | None, roots: PolicyRoots, now: datetime) -> VerifiedQuote:
     endorsements = evidence.collateral if collateral is None else collateral
     if not endorsements:
         raise Untrusted("CollateralMissing", "evidence.collateral", want="stapled or fetched", got="none")
-    return verify_quote(evidence.quote, Collateral.from_json(endorsements), anchor=roots.tdx, now=now)
+    verified = verify_quote(evidence.quote, Collateral.from_json(endorsements), anchor=roots.tdx, now=now)
+    _require_exact("evidence.quote", verified.quote.padding)
+    return verified
 
 
 def _verify_maps(evidence: Evidence, claims: Claims) -> tuple[BootMap, EpochMap]:
@@ -158,6 +167,8 @@ def _verify_gpus(
         if claims.gpu_set or gate_digest:
             raise Untrusted("GpuEvidenceMissing", "evidence.gpu", want="the set that the claims name", got="none")
         return None
+    for device in (*gpu.devices, *gpu.boot_devices):
+        _require_exact("evidence.gpu.report", parse_report(device.report, kind=device.kind).padding)
     set_digest, gate_set = gpu_set_digest(gpu.devices), gpu_set_digest(gpu.boot_devices)
     _require(set_digest == claims.gpu_set, "GpuSetMismatch", "claims.sericin-gpu", claims.gpu_set, set_digest)
     _require(gate_set == gate_digest, "GpuSetMismatch", "runtime_log.gpu", gate_digest, gate_set)

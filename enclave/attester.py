@@ -18,9 +18,11 @@ from attestation import cbor
 from attestation.binding import Claims, report_data, spki_claim
 from attestation.boot import EPOCH_SECONDS, BootMap, EpochMap, ModelRecord
 from attestation.config import EnclaveConfig
+from attestation.errors import Malformed
 from attestation.evidence import MAX_COLLATERAL, Evidence
 from attestation.gpu.binding import NONCE_CLIENT, NONCE_EPOCH, NONCE_GATE, gpu_nonce, gpu_set_digest
 from attestation.gpu.evidence import GpuDeviceEvidence, GpuEndorsementSet, GpuEvidence
+from attestation.gpu.spdm import parse_report
 from attestation.ratls import make_certificate, spki_of
 
 from .epochs import Epoch
@@ -262,4 +264,10 @@ class Attester:
 
 
 def _device(report: GpuReport) -> GpuDeviceEvidence:
-    return GpuDeviceEvidence(kind=report.kind, report=report.report, chain=report.chain, cc_state=report.cc_state)
+    """Give a driver's report as evidence: exact bytes, without the zeros that drivers leave behind the signature."""
+    try:
+        parsed = parse_report(report.report, kind=report.kind)
+    except Malformed as e:
+        raise GpuUnavailable(f"the driver gave no report: {e}") from None
+    exact = parsed.signed + parsed.signature
+    return GpuDeviceEvidence(kind=report.kind, report=exact, chain=report.chain, cc_state=report.cc_state)

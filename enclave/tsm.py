@@ -112,7 +112,7 @@ def _require_ours(quote: bytes, report_data: bytes) -> bytes:
         raise _Again(f"the host returned no quote: {e}", after=1.0) from None
     if parsed.report.report_data != report_data:
         raise QuoteUnavailable("the host returned a quote over other data than ours")
-    return quote
+    return parsed.raw  # hosts pad with zeros, and evidence holds exact bytes
 
 
 def _generation(entry: Path) -> int:

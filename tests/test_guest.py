@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from attestation import runtime_log
+from attestation.tdx.quote import Quote
 from enclave import tsm
 from enclave.guest import open_guest
 from enclave.rtmr import REGISTER, SysfsRuntimeLog
@@ -104,6 +105,12 @@ def _remember(kernel: Kernel) -> None:
         return LAST[-1]
 
     kernel.answer = answer
+
+
+def test_the_zeros_of_a_host_are_cut_off(source: ConfigfsQuoteSource, kernel: Kernel) -> None:
+    kernel.answer = lambda data: quote(data) + bytes(8192 - len(quote(data)))
+    given = source.quote(DATA)
+    assert (Quote.parse(given).padding, Quote.parse(given).report.report_data) == (0, DATA)
 
 
 @pytest.mark.parametrize("number", [errno.EINTR, errno.ETIMEDOUT, errno.EBUSY])

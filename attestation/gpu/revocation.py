@@ -100,10 +100,14 @@ def check_revocation(
     good: dict[LinkKey, Window] = {}
     for i, der in enumerate(responses):
         link, window = verify_ocsp(der, [*known.values()], organizations=organizations, now=now, where=f"ocsp[{i}]")
+        if link.key in good:
+            raise Malformed("MalformedOcsp", f"ocsp[{i}]", want=f"one response about {link.name}", got="a second one")
         good[link.key] = window
     clear: dict[bytes, Window] = {}
     for i, der in enumerate(crls):
         issuer, window = _verify_crl(der, [*known.values()], now, f"crl[{i}]")
+        if issuer in clear:
+            raise Malformed("MalformedCrl", f"crl[{i}]", want="one list of each issuer", got="a second one")
         clear[issuer] = window
     return {
         key: CertificateStatus(

@@ -41,6 +41,7 @@ class SpdmReport:
     opaque: bytes  # TLVs
     signed: bytes  # what the signature covers
     signature: bytes  # 96
+    padding: int  # zero bytes after the signature
 
 
 def parse_report(data: bytes, *, kind: str) -> SpdmReport:
@@ -71,6 +72,7 @@ def parse_report(data: bytes, *, kind: str) -> SpdmReport:
         opaque=opaque,
         signed=signed,
         signature=signature,
+        padding=len(padding),
     )
 
 
