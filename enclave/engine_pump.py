@@ -88,7 +88,7 @@ class EnginePump:
         )
         self._jobs[job.job_id] = live
         # Rendering and tokenizing a long prompt takes a while: not in the loop's own thread.
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._engine.submit, job))
+        submitting = asyncio.get_running_loop().run_in_executor(None, self._engine.submit, job)
         try:
             admission = await asyncio.shield(submitting)
         except asyncio.CancelledError:

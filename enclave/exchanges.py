@@ -30,8 +30,15 @@ from .session import Intake, Opened, OuterRefusal
 READ_SECONDS: Final = 60.0  # for a whole request body
 WRITE_SECONDS: Final = 30.0  # until a slow reader has taken what waits
 CHUNK: Final = 64 * 1024
+SMALL: Final = 32 * 1024  # what never has to wait when nothing else does: half of what a transport takes at once
 NONCE_SIZE: Final = 32
 _HEADERS: Final = {"Content-Type": "application/octet-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class _Answer(web.StreamResponse):
+    """An answer whose head leaves together with its first bytes."""
+
+    _send_headers_immediately = False
 
 
 class _RunFailed(Exception):
@@ -117,6 +124,9 @@ async def _read(request: web.Request, floor: Floor) -> Opened:
     if request.content_length is not None and request.content_length > limit:
         raise OuterRefusal(413, "too_large")
     intake = Intake(epochs=floor.epochs, clock=floor.clock, max_bytes=limit)
+    if request.content.is_eof():  # all of it came with its head: nothing to wait for
+        intake.feed(request.content.read_nowait())
+        return intake.finish()
     try:
         async with asyncio.timeout(READ_SECONDS):
             async for chunk in request.content.iter_chunked(CHUNK):
@@ -132,10 +142,9 @@ async def _refused(request: web.Request, floor: Floor, opened: Opened, no: Seale
     floor.journal.write(Happening.REFUSED, code=no.refusal.code, id=opened.header.request_id)
     nonce = secrets.token_bytes(NONCE_SIZE)
     wire = refusal_wire(opened, no.refusal, resp_nonce=nonce, receipt=no.receipt)
-    response = web.StreamResponse(headers=_HEADERS)
+    response = _Answer(headers=_HEADERS)
     await response.prepare(request)
-    await _write(response, wire)
-    await response.write_eof()
+    await _write(request, response, wire, last=True)
     return response
 
 
@@ -149,13 +158,12 @@ async def _answer(request: web.Request, floor: Floor, admitted: Admitted, live: 
         prices=floor.prices,
         token_limit=floor.boot.limits.max_completion_tokens,
     )
-    response = web.StreamResponse(headers=_HEADERS)
+    response = _Answer(headers=_HEADERS)
     status, ending = Status.ABORTED, b""
     try:
         await response.prepare(request)
-        await _write(response, reply.preamble)
         try:
-            await _stream(response, floor, reply, live)
+            ending = await _stream(request, response, floor, reply, live)
             status = Status.COMPLETE
         except _RunFailed as failed:
             status = failed.status  # what still waits never reaches the wire, and is not charged
@@ -168,8 +176,7 @@ async def _answer(request: web.Request, floor: Floor, admitted: Admitted, live: 
     finally:
         floor.pump.leave(live.job_id)
     item = _conclude(floor, admitted, reply, status)
-    await _write(response, ending + reply.end(item))
-    await response.write_eof()
+    await _write(request, response, reply.opening() + ending + reply.end(item), last=True)
     return response
 
 
@@ -184,21 +191,27 @@ def _conclude(floor: Floor, admitted: Admitted, reply: Reply, status: Status) ->
     return item
 
 
-async def _stream(response: web.StreamResponse, floor: Floor, reply: Reply, live: LiveJob) -> None:
-    """Carry the engine's events to the wire until the job has finished and everything has left."""
-    finished = False
-    grid = reply.padding is Padding.GRID
-    while not (finished and reply.idle):
-        if grid:
-            await asyncio.sleep(GRID_SECONDS)
-        events = live.waiting() if grid or finished else await live.events()
+async def _stream(
+    request: web.Request, response: web.StreamResponse, floor: Floor, reply: Reply, live: LiveJob
+) -> bytes:
+    """Carry the engine's events to the wire until the job has finished; give the last bytes, if they are few."""
+    finished, grid = False, reply.padding is Padding.GRID
+    events = live.waiting()
+    while True:
         for event in events:
             finished = _take(floor, reply, live, event) or finished
         if live.overrun:
             _nobody_reads(floor)
-        wire = reply.tick() if grid else reply.flush()
+        wire = reply.opening() + (reply.tick() if grid else reply.flush())
+        if finished and reply.idle and len(wire) <= SMALL:
+            return wire
         if wire:
-            await _write(response, wire)
+            await _write(request, response, wire)
+        if finished and reply.idle:
+            return b""
+        if grid:
+            await asyncio.sleep(GRID_SECONDS)
+        events = live.waiting() if grid or finished else await live.events()
 
 
 def _take(floor: Floor, reply: Reply, live: LiveJob, event: EngineEvent) -> bool:
@@ -220,7 +233,15 @@ def _nobody_reads(floor: Floor) -> NoReturn:
     raise ConnectionAbortedError("nobody reads the answer")
 
 
-async def _write(response: web.StreamResponse, wire: bytes) -> None:
-    """Write and wait until a slow reader has made room. Raises TimeoutError when it does not."""
+async def _write(request: web.Request, response: web.StreamResponse, wire: bytes, *, last: bool = False) -> None:
+    """Write, and wait until a slow reader has made room. Raises TimeoutError when it does not.
+
+    The `last` bytes leave together with the end of the body.
+    """
+    write = response.write_eof if last else response.write
+    transport = request.transport
+    if transport is not None and not transport.get_write_buffer_size() and len(wire) <= SMALL:
+        await write(wire)  # never waits: no timer for it
+        return
     async with asyncio.timeout(WRITE_SECONDS):
-        await response.write(wire)
+        await write(wire)

@@ -62,7 +62,7 @@ class Reply:
         self._token_limit = token_limit
         self.padding = admitted.opened.header.padding
         self._sealer = ResponseSealer(admitted.opened.schedule, resp_nonce=resp_nonce, padding=self.padding)
-        self.preamble = self._sealer.preamble
+        self._preamble = self._sealer.preamble
         self._pending = bytearray()
         self._pushed = self._sealed = 0  # bytes of data items
         self._marks: deque[_Mark] = deque()
@@ -157,6 +157,11 @@ class Reply:
         while self._marks and self._marks[0].end <= self._sealed:
             self._ids += self._marks.popleft().ids
         return data
+
+    def opening(self) -> bytes:
+        """Give resp_nonce, with which every answer begins; nothing from the second time on."""
+        opening, self._preamble = self._preamble, b""
+        return opening
 
     def flush(self) -> bytes:
         """Seal everything that waits: once for each engine step."""
