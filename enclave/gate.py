@@ -18,9 +18,12 @@ from .times import utc
 
 
 def gate_judge(anchor: GpuTrustAnchor, *, count: int, clock: Clock) -> GpuJudge:
-    """Give the judge of the boot gate: the strict policy for `count` GPUs in any confidential mode."""
-    template = GpuPolicy.strict_template()
-    section = template | {"fresh": "epoch", "count": count, "modes": [str(mode) for mode in GpuMode]}
+    """Give the judge of the boot gate: the strict policy for `count` GPUs in any confidential mode.
+
+    A CRL will do where there is no OCSP response: a client whose policy asks for more refuses that evidence itself.
+    """
+    section = GpuPolicy.strict_template() | {"fresh": "epoch", "count": count, "revocation": "either"}
+    section["modes"] = [str(mode) for mode in GpuMode]
     policy = GpuPolicy.parse(section, "gate")
 
     def judge(devices: Sequence[GpuDeviceEvidence], endorsements: GpuEndorsementSet, nonce: bytes) -> None:

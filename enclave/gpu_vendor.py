@@ -45,6 +45,7 @@ TIMEOUT: Final = 10.0  # seconds of silence
 TOTAL_SECONDS: Final = 30.0  # for one request
 RETRY: Final = timedelta(minutes=1)  # between two requests for what is still good
 MAX_REQUESTS: Final = 96  # for one set of reports
+_REVOKED: Final = ("OcspRevoked", "CertificateRevoked")  # errors about answers whose signature held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,10 @@ class _Kept:
     data: bytes
     window: Window
     renew: datetime  # from then on the vendor is asked first
+
+
+class _Revoked(GpuUnavailable):
+    """The vendor signed that a certificate is revoked: no older answer and no other kind of answer changes that."""
 
 
 class VendorEndorsements:
@@ -112,6 +117,8 @@ class VendorEndorsements:
             name = f"{link.certificate.serial_number:x} {link.issuer.subject.rfc4514_string()}"
             try:
                 answers.append(self._keep("ocsp", name, now, lambda link=link: self._ocsp(link, now)))  # type: ignore[misc]
+            except _Revoked:
+                raise
             except GpuUnavailable:
                 url = self._crl_url(link.certificate)
                 if url is None:
@@ -131,6 +138,8 @@ class VendorEndorsements:
                     raise GpuUnavailable(f"{kind} {name}: what the vendor gave does not hold now")
                 known = _Kept(data=data, window=window, renew=now + max((window.not_after - now) / 2, RETRY))
             except (GpuUnavailable, AttestationError) as e:
+                if isinstance(e, AttestationError) and e.code in _REVOKED:
+                    raise _Revoked(str(e)) from None
                 if not known:
                     raise GpuUnavailable(str(e)) from None
                 known = replace(known, renew=now + RETRY)

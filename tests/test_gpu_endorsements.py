@@ -8,6 +8,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from attestation.gpu.revocation import verify_ocsp
 from attestation.gpu.rim import verify_rim
 from attestation.gpu.rimxml import MAX_ATTRIBUTES, MAX_DEPTH, MAX_ELEMENTS, MAX_VALUE, parse_xml
 from enclave.simulator.gpu_authority import Issuer, new_key
+from enclave.simulator.gpu_crl import sign_crl
 from enclave.simulator.gpu_device import golden, rim_fields
 from enclave.simulator.gpu_ocsp import respond
 from enclave.simulator.gpu_report import sign_raw
@@ -307,24 +309,11 @@ def test_a_nonce_that_was_asked_for_must_be_in_the_answer() -> None:
 # ---- CRLs
 
 
-def crl(role: str = "GH100-ica", **changes: Any) -> bytes:
+def crl(role: str = "GH100-ica", *, key: Any = None, begins: Any = None, ends: Any = None, **changes: Any) -> bytes:
     """Sign a CRL of one of the issuers, in one thing another."""
     issuer = authority().issuers[role]
-    key = changes.get("key", issuer.key)
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(changes.get("name", issuer.certificate.subject))
-        .last_update(changes.get("begins", NOW - DAY))
-        .next_update(changes.get("ends", NOW + DAY))
-    )
-    for serial in changes.get("revoked", ()):
-        entry = x509.RevokedCertificateBuilder(serial, NOW - DAY)
-        if "reason" in changes:
-            entry = entry.add_extension(x509.CRLReason(changes["reason"]), critical=False)
-        builder = builder.add_revoked_certificate(entry.build())
-    for extension in changes.get("critical", ()):
-        builder = builder.add_extension(extension, critical=True)
-    return builder.sign(key, changes.get("algorithm", SHA384())).public_bytes(Encoding.DER)
+    window = (begins or NOW - DAY, ends or NOW + DAY)
+    return sign_crl(replace(issuer, key=key or issuer.key), window=window, **changes)
 
 
 SERIAL = machine("spt", 1)[0].chain[1].serial_number
@@ -340,7 +329,7 @@ CRLS: list[tuple[str, Callable[[], bytes], str]] = [
     ("that is a delta", lambda: crl(critical=[x509.DeltaCRLIndicator(1)]), "CrlUnsupported"),
     ("that is cut", lambda: crl()[:-1], "MalformedCrl"),
     ("that is rubbish", lambda: b"x", "MalformedCrl"),
-    ("of an issuer that may sign none", lambda: crl("GH100-ica", name=machine("spt", 1)[0].chain[1].subject), "CrlIssuerMismatch"),
+    ("of a device", lambda: sign_crl(Issuer(key=new_key(), certificate=machine("spt", 1)[0].chain[1]), window=(NOW - DAY, NOW + DAY)), "CrlIssuerMismatch"),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -46,6 +46,7 @@ class Issuer:
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     certificate: x509.Certificate
+    crl_url: str | None = None  # said in every certificate that it issues, where there is one
 
     def issue(
         self,
@@ -60,6 +61,9 @@ class Issuer:
     ) -> x509.Certificate:
         """Issue a certificate under this one. `usage` names key usages."""
         mine = self.certificate
+        if self.crl_url:
+            point = x509.DistributionPoint([x509.UniformResourceIdentifier(self.crl_url)], None, None, None)
+            extensions = (*extensions, x509.CRLDistributionPoints([point]))
         return _sign(
             common_name,
             public_key,
@@ -72,10 +76,11 @@ class Issuer:
             window=window or (mine.not_valid_before_utc, mine.not_valid_after_utc),
         )
 
-    def child(self, common_name: str, *, usage: tuple[str, ...] = ("key_cert_sign", "crl_sign")) -> Issuer:
+    def child(self, common_name: str, *, crl_url: str | None = None) -> Issuer:
         """Make a key and a CA certificate for it."""
         key = new_key()
-        return Issuer(key=key, certificate=self.issue(common_name, key.public_key(), usage=usage, ca=True))
+        certificate = self.issue(common_name, key.public_key(), usage=("key_cert_sign", "crl_sign"), ca=True)
+        return Issuer(key=key, certificate=certificate, crl_url=crl_url)
 
     def responder(self, common_name: str) -> Issuer:
         """Make a key and a certificate that may sign OCSP responses for this issuer's certificates."""
@@ -170,17 +175,29 @@ class GpuAuthority:
         return self.issuers["rim-root"]
 
     @classmethod
-    def make(cls, *, now: datetime) -> GpuAuthority:
-        """Make every key and certificate anew."""
-        issuers = {"device-root": make_root("NVIDIA Device Identity CA", now=now)}
+    def make(cls, *, now: datetime, crls: str | None = None) -> GpuAuthority:
+        """Make every key and certificate anew. With `crls` (a URL to which ROLE.crl is appended) they say so.
+
+        What is kept in a state directory forgets `crls`: it serves one run.
+        """
+        issuers: dict[str, Issuer] = {}
+
+        def add(role: str, common_name: str, above: str | None = None) -> None:
+            url = f"{crls}{role}.crl" if crls else None
+            if above is None:
+                issuers[role] = replace(make_root(common_name, now=now), crl_url=url)
+            else:
+                issuers[role] = issuers[above].child(common_name, crl_url=url)
+
+        add("device-root", "NVIDIA Device Identity CA")
         for chip in ("GH100", "GB100"):
-            issuers[f"{chip}-identity"] = issuers["device-root"].child(f"NVIDIA {chip} Identity")
-            issuers[f"{chip}-ica"] = issuers[f"{chip}-identity"].child(f"NVIDIA {chip} Provisioner ICA 1")
+            add(f"{chip}-identity", f"NVIDIA {chip} Identity", "device-root")
+            add(f"{chip}-ica", f"NVIDIA {chip} Provisioner ICA 1", f"{chip}-identity")
         issuers["LS10-identity"] = issuers["GH100-identity"]
-        issuers["LS10-ica"] = issuers["GH100-identity"].child("NVIDIA LS_10 Provisioner ICA 1")
-        issuers["rim-root"] = make_root("NVIDIA CoRIM signing Root CA", now=now)
-        issuers["rim-ca"] = issuers["rim-root"].child("NVIDIA Reference Value CA")
-        issuers["rim-l3"] = issuers["rim-ca"].child("NVIDIA Reference Value L3 001")
+        add("LS10-ica", "NVIDIA LS_10 Provisioner ICA 1", "LS10-identity")
+        add("rim-root", "NVIDIA CoRIM signing Root CA")
+        add("rim-ca", "NVIDIA Reference Value CA", "rim-root")
+        add("rim-l3", "NVIDIA Reference Value L3 001", "rim-ca")
         key = new_key()
         leaf = issuers["rim-l3"].issue("HCC RIM L4 Signer", key.public_key(), usage=("digital_signature",), ca=False)
         issuers["rim-signer"] = Issuer(key=key, certificate=leaf)
