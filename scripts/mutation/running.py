@@ -28,7 +28,7 @@ from .making import Mutant
 Outcome = Literal["killed", "survived", "timed out"]
 KILLED, SURVIVED, SAME = 1, 0, 77
 SLACK, FACTOR = 10.0, 5.0  # seconds and multiples of what the same tests took before
-LIKELIEST = 150  # tests that a mutant runs; one that none of them kills counts as survived
+LIKELIEST = 150  # tests that a mutant runs first; what they leave alive meets the others
 MEMORY = 8 << 30  # a mutant that grows without bound is stopped
 
 
@@ -182,8 +182,11 @@ class Campaign:
         by_line = self._by_line()
         items = {item.nodeid: item for item in session.items}
         for mutant in self._mutants:
-            chosen = self._chosen(mutant, by_line)[:LIKELIEST]
-            self._out(mutant, self._try(mutant, [items[name] for name in chosen if name in items]))
+            chosen = [items[name] for name in self._chosen(mutant, by_line) if name in items]
+            outcome = self._try(mutant, chosen[:LIKELIEST])
+            if outcome == "survived" and chosen[LIKELIEST:]:
+                outcome = self._try(mutant, chosen[LIKELIEST:])
+            self._out(mutant, outcome)
         return True
 
     def _by_line(self) -> dict[str, dict[int, set[str]]]:
