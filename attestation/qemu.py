@@ -13,6 +13,7 @@ from typing import Final
 from .shape import Device, Shape
 
 MMIO64: Final = "opt/ovmf/X-PciMmio64Mb"
+WIDEST: Final = 46  # address bits that firmware uses: older guests cannot address more for devices
 _DRIVERS: Final = {
     "disk": "virtio-blk-pci",
     "network": "virtio-net-pci",
@@ -48,9 +49,26 @@ def processors(shape: Shape) -> str:
     return f"cpus={shape.vcpus},sockets=1,cores={shape.vcpus},threads=1,maxcpus={shape.vcpus}"
 
 
+def window_size(shape: Shape) -> int:
+    """Give the bytes of the firmware's 64-bit PCI window: what the shape asks for, else an eighth of all addresses.
+
+    edk2 OvmfPkg, PlatformInitLib (MemDetect.c). Widths above 46 bits count as 46.
+    """
+    if shape.mmio64_mib is not None:
+        return -(-shape.mmio64_mib << 20 >> 30) << 30  # whole GiB
+    return 1 << (min(shape.phys_bits, WIDEST) - 3)
+
+
 def window(shape: Shape) -> list[str]:
-    """Give the options that ask the firmware for a 64-bit PCI window, where the shape says how large."""
-    return [] if shape.mmio64_mib is None else ["-fw_cfg", f"name={MMIO64},string={shape.mmio64_mib}"]
+    """Give the options for the 64-bit PCI window: how large the firmware makes it, where the shape says so.
+
+    With a GPU the tables name the whole window. They would else end with the last BAR, which depends on each of the
+    card's BARs and on the order in which the firmware places them.
+    """
+    words = [] if shape.mmio64_mib is None else ["-fw_cfg", f"name={MMIO64},string={shape.mmio64_mib}"]
+    if shape.gpus:
+        words += ["-global", f"q35-pcihost.pci-hole64-size={window_size(shape)}"]
+    return words
 
 
 def devices(shape: Shape) -> tuple[Placed, ...]:

@@ -24,6 +24,7 @@ from typing import IO, Final
 from attestation import qemu
 from attestation.image import AcpiDigests
 from attestation.shape import Shape
+from attestation.tdx.measure_hob import low_memory
 
 from .errors import UsageFault
 
@@ -32,8 +33,9 @@ MAX_BLOB: Final = 4 * 1024 * 1024  # 128 KiB in stock releases, which grow them 
 MAX_DIRECTORY: Final = 1024
 SECONDS: Final = 60  # for the whole conversation; a second is usual
 PHYS_BITS: Final = (41, 52)  # below 41 a firmware does not believe the width and keeps another window
-_LARGEST_WIDTH: Final = 46  # wider is used as 46: older guests cannot address more for devices
+_FOUR_GIB: Final = 1 << 32
 _STAND_IN: Final = "virtio-rng-pci"  # for a vsock device, which needs a kernel module; the tables know slots, not kinds
+_CARD: Final = "pci-testdev"  # for a GPU: a function behind its root port, with one BAR of any size
 _VERSION: Final = re.compile(r"version (\d+)\.(\d+)")
 _SCRATCH: Final = 0x100000  # guest memory that nothing else uses
 _CONFIG_ADDRESS, _CONFIG_DATA, _DMA = 0xCF8, 0xCFC, 0x514
@@ -43,19 +45,26 @@ _LPC: Final = 31 << 3
 
 
 def window_base(shape: Shape) -> int:
-    """Give where EDK II puts the 64-bit PCI window on an Intel processor: the last eighth of what it can address.
+    """Give where EDK II puts the 64-bit PCI window on an Intel processor.
 
-    Raises UsageFault for a shape for which this is not established.
+    It is the last eighth of what it can address; where the shape says how large, the first place above all memory that
+    is a multiple of that size's highest bit. Raises UsageFault for a shape for which this is not established.
     """
     if shape.machine != "tdx":
         raise UsageFault("ACPI digests are for a tdx shape: an emulated machine's TPM adds tables of its own")
-    if shape.gpus:
-        raise UsageFault("ACPI digests of a shape with GPUs need the card itself: its BARs are in the tables")
-    if shape.mmio64_mib is not None or not PHYS_BITS[0] <= shape.phys_bits <= PHYS_BITS[1]:
-        low, high = PHYS_BITS
-        raise UsageFault(f"ACPI digests need phys_bits from {low} to {high} and no mmio64_mib of the shape's own")
-    width = min(shape.phys_bits, _LARGEST_WIDTH)
-    return (1 << width) - (1 << (width - 3))
+    low, high = PHYS_BITS
+    if not low <= shape.phys_bits <= high:
+        raise UsageFault(f"ACPI digests need phys_bits from {low} to {high}")
+    size, end = qemu.window_size(shape), 1 << min(shape.phys_bits, qemu.WIDEST)
+    if shape.mmio64_mib is None:
+        base = end - size
+    else:
+        step = 1 << (size.bit_length() - 1)
+        base = -(-(_FOUR_GIB + shape.memory - low_memory(shape.memory)) // step) * step
+    # The largest BAR is placed first, at the base: the tables begin there.
+    if base + size > end or sum(gpu.bar_mib or 0 for gpu in shape.gpus) << 20 >= size:
+        raise UsageFault("ACPI digests need a PCI window that holds the GPUs' BARs below the end of all addresses")
+    return base
 
 
 def acpi_digests(shape: Shape, *, program: str) -> AcpiDigests:
@@ -100,7 +109,7 @@ def arguments(shape: Shape, *, firmware: Path | None = None) -> list[str]:
     words += ["-vga", "none", "-serial", "none", "-parallel", "none", "-monitor", "none", "-qtest-log", "none"]
     words += ["-cpu", f"max,vendor=GenuineIntel,phys-bits={shape.phys_bits}"]
     words += ["-machine", qemu.machine(shape, memory="mem0"), "-smp", qemu.processors(shape)]
-    words += ["-m", f"size={shape.memory_mib}M", "-object", json.dumps(memory)]
+    words += ["-m", f"size={shape.memory_mib}M", "-object", json.dumps(memory), *qemu.window(shape)]
     for placed in qemu.devices(shape):
         options: dict[str, object] = {"driver": placed.driver, "id": placed.id, **placed.options}
         kind = placed.device.type
@@ -114,6 +123,9 @@ def arguments(shape: Shape, *, firmware: Path | None = None) -> list[str]:
         elif kind == "vsock":
             options["driver"] = _STAND_IN
         words += ["-device", json.dumps(options)]
+        if kind == "gpu":
+            card = {"driver": _CARD, "bus": placed.id, "addr": "0x0", "membar": (placed.device.bar_mib or 0) << 20}
+            words += ["-device", json.dumps(card)]
     return words
 
 

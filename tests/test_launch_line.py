@@ -142,8 +142,18 @@ def test_gpus_sit_alone_behind_root_ports(here: Path) -> None:
     }  # fmt: skip
     assert {"qom-type": "iommufd", "id": "iommufd0"} in objects(words, "-object")
     assert values(words, "-fw_cfg") == ["name=opt/ovmf/X-PciMmio64Mb,string=262144"]
+    assert values(words, "-global") == [f"q35-pcihost.pci-hole64-size={256 << 30}"]
     (guest,) = [o for o in objects(words, "-object") if o["qom-type"] == "tdx-guest"]
     assert guest["quote-generation-socket"] == {"type": "vsock", "cid": "2", "port": "4050"}
+
+
+@pytest.mark.parametrize(
+    ("bits", "mmio64", "gib"), [(46, None, 8192), (52, None, 8192), (41, None, 256), (52, 1025, 2)]
+)
+def test_with_a_gpu_the_tables_name_the_whole_window(bits: int, mmio64: int | None, gib: int) -> None:
+    document = GPU_SHAPE | {"phys_bits": bits, "mmio64_mib": mmio64}
+    assert qemu.window(shape(document))[-2:] == ["-global", f"q35-pcihost.pci-hole64-size={gib << 30}"]
+    assert qemu.window(shape(SHAPE | {"phys_bits": bits})) == []
 
 
 def test_several_gpus_and_models_are_numbered() -> None:

@@ -31,6 +31,13 @@ from tests.image_forms import SHAPE, bent, shape
 GPU = {"slot": 16, "type": "gpu", "model": "H100-PCIe-80GB", "bar_mib": 131072}
 
 
+def with_gpus(*bars: int, **changes: Any) -> dict[str, Any]:
+    """Give a shape document with GPUs of these largest BARs."""
+    cards = [GPU | {"slot": 16 + i, "bar_mib": bar} for i, bar in enumerate(bars)]
+    host = SHAPE["host"] | {"gpus": [f"0000:4{i}:00.0" for i in range(len(bars))]}
+    return SHAPE | {"devices": [*SHAPE["devices"], *cards], "host": host} | changes
+
+
 def real_qemu() -> tuple[str, tuple[int, int]]:
     """Give a QEMU that has phys-bits under software emulation, and its release; or skip."""
     program = shutil.which(os.environ.get("SERICIN_QEMU", "qemu-system-x86_64"))
@@ -62,15 +69,36 @@ def test_a_real_qemu_makes_tables_that_depend_on_the_shape() -> None:
         assert found.tables != base.tables
 
 
-def test_devices_are_the_launchers() -> None:
+def test_a_gpus_tables_name_the_whole_window_and_nothing_of_its_bars() -> None:
+    program, release = real_qemu()
+
+    def tables(document: dict[str, Any]) -> bytes:
+        return acpi_digests(of_release(release, document), program=program).tables
+
+    one = tables(with_gpus(131072))
+    assert one == tables(with_gpus(16384))
+    others = [tables(with_gpus(131072, 131072)), tables(with_gpus(131072, mmio64_mib=262144)), tables(SHAPE)]
+    assert len({one, *others}) == 4
+    assert tables(with_gpus(131072, mmio64_mib=262144)) == tables(with_gpus(65536, mmio64_mib=262144))
+
+
+@pytest.mark.parametrize("document", [SHAPE, with_gpus(131072, 65536, mmio64_mib=262144)], ids=["no GPU", "GPUs"])
+def test_devices_are_the_launchers(document: dict[str, Any]) -> None:
     """What moves a table comes from the one list: stand-ins are only behind it."""
-    words = arguments(shape())
-    mine = [json.loads(words[i + 1]) for i, word in enumerate(words) if word == "-device"]
-    placed = qemu.devices(shape())
+    words = arguments(shape(document))
+    every = [json.loads(words[i + 1]) for i, word in enumerate(words) if word == "-device"]
+    mine = [device for device in every if device["driver"] != "pci-testdev"]
+    cards = [(device["bus"], device["addr"], device["membar"]) for device in every if device not in mine]
+    assert cards == [
+        (f"port{i}", "0x0", gpu.bar_mib << 20) for i, gpu in enumerate(shape(document).gpus) if gpu.bar_mib
+    ]
+    placed = qemu.devices(shape(document))
+    window = qemu.window(shape(document))
+    assert any(words[i : i + len(window)] == window for i in range(len(words)))
     assert [(d["id"], d["addr"]) for d in mine] == [(p.id, p.options["addr"]) for p in placed]
     assert [d["driver"] for d in mine if d["id"] != "vsock"] == [p.driver for p in placed if p.device.type != "vsock"]
-    assert words[words.index("-machine") + 1] == qemu.machine(shape(), memory="mem0")
-    assert words[words.index("-smp") + 1] == qemu.processors(shape())
+    assert words[words.index("-machine") + 1] == qemu.machine(shape(document), memory="mem0")
+    assert words[words.index("-smp") + 1] == qemu.processors(shape(document))
 
 
 @pytest.mark.parametrize(("bits", "base"), [(46, 0x380000000000), (52, 0x380000000000), (45, 0x1C0000000000)])
@@ -79,14 +107,27 @@ def test_the_window_is_where_the_firmware_puts_it(bits: int, base: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mmio64", "memory", "base"),
+    [
+        (262144, 2048, 256 << 30), (262144, 98304, 256 << 30), (262144, 262144, 512 << 30), (1024, 2048, 4 << 30),
+        (1024, 4096, 6 << 30), (3072, 4096, 6 << 30), (4096, 4096, 8 << 30), (1025, 2816, 6 << 30),
+        (1025, 2815, 4 << 30),
+    ],
+)  # fmt: skip
+def test_a_window_that_the_shape_asks_for_is_above_its_memory(mmio64: int, memory: int, base: int) -> None:
+    assert window_base(shape(SHAPE | {"mmio64_mib": mmio64, "memory_mib": memory})) == base
+
+
+@pytest.mark.parametrize(
     "document",
     [
         bent(bent(SHAPE, "machine", "emulated"), "host/quote_socket", None),
-        bent(bent(SHAPE, "devices", [*SHAPE["devices"], GPU]), "host/gpus", ["0000:41:00.0"]),
         bent(SHAPE, "phys_bits", 40),
-        bent(SHAPE, "mmio64_mib", 262144),
+        SHAPE | {"phys_bits": 41, "mmio64_mib": 1 << 21},
+        with_gpus(131072, mmio64_mib=131072),
+        with_gpus(131072, 131072, phys_bits=41),
     ],
-    ids=["emulated", "a GPU", "a width that firmware does not believe", "a window of its own"],
+    ids=["emulated", "a width that firmware does not believe", "no room", "a BAR too large", "BARs too large"],
 )
 def test_what_is_not_established_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(UsageFault, match="ACPI digests"):

@@ -164,7 +164,7 @@ _MEMORY: Final = "another amount of memory, or other firmware metadata"
 _FIRMWARE: Final = "another firmware or variable store"
 _KERNEL: Final = "another kernel, or a QEMU release that patches it: then initrd size and memory enter too"
 _CMDLINE: Final = "another command line, or firmware that names the initrd on its other side"
-_ACPI: Final = "another QEMU release or machine type, vCPUs, devices, slots, physical address bits or GPU BAR"
+_ACPI: Final = "another QEMU release or machine type, vCPUs, devices, slots, physical address bits or PCI window"
 
 
 def _acpi(shape: Shape, layout: Layout, acpi: AcpiDigests | None) -> Iterator[Predicted]:
