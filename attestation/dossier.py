@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
 
 from . import cbor
-from .channel.header import MAX_HEADER_BYTES
+from .channel.header import Header
 from .errors import Malformed
 from .evidence import MAX_EVIDENCE
 from .policy import MAX_POLICY
+from .wire import Reader
 
 FORMAT: Final = "sericin-dossier/1"
 MAX_DOSSIER: Final = 1024 * 1024
+MAX_TIME: Final = 2**37  # unix seconds: the year 6325, which a datetime still holds
 _CODE: Final = "MalformedDossier"
 
 
@@ -27,7 +30,7 @@ class DisclosedSalts:
     tokens: bytes | None = None
 
     def to_map(self) -> dict[int, object]:
-        """Give the map under key 9."""
+        """Give the map under key 8."""
         salts = enumerate((self.request, self.response, self.tokens), start=1)
         return {key: salt for key, salt in salts if salt is not None}
 
@@ -41,13 +44,14 @@ class DisclosedSalts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Dossier:
-    """Trust never comes out of a dossier: the policy in it is shown, not used. Has no repr: it holds the prompt."""
+    """Trust never comes out of a dossier: the policy in it is shown, not used. Has no repr: it holds the prompt.
+
+    The request stands in it as it was sent, too: the receipt's ciphertext hash covers every byte of its clear header.
+    """
 
     evidence: bytes
     nonce: bytes  # 32: the client's, in that evidence
-    verified_at: int  # unix seconds, the client's clock
-    header: bytes
-    ciphertext_hash: bytes  # 32
+    sealed: bytes  # the request as it was sent, header first
     transcript_hash: bytes  # 32
     request: bytes
     response: bytes
@@ -62,17 +66,16 @@ class Dossier:
             1: FORMAT,
             2: self.evidence,
             3: self.nonce,
-            4: self.verified_at,
-            5: self.header,
-            6: [self.ciphertext_hash, self.transcript_hash],
-            7: self.request,
-            8: self.response,
-            9: self.salts.to_map(),
-            10: self.receipt,
-            11: self.policy,
+            4: self.sealed,
+            5: self.transcript_hash,
+            6: self.request,
+            7: self.response,
+            8: self.salts.to_map(),
+            9: self.receipt,
+            10: self.policy,
         }
         if self.anchoring is not None:
-            m[12] = self.anchoring
+            m[11] = self.anchoring
         data = cbor.encode(m)
         if len(data) > MAX_DOSSIER:
             raise ValueError(f"a dossier has at most {MAX_DOSSIER} bytes; this one would have {len(data)}")
@@ -81,26 +84,41 @@ class Dossier:
     @classmethod
     def decode(cls, data: bytes) -> Dossier:
         """Read a file of at most 1 MiB. Raises Malformed(MalformedDossier), for unknown keys from 64 on too."""
-        m = cbor.decode_map(data, limit=MAX_DOSSIER, what="dossier", code=_CODE, required=range(1, 12), optional=(12,))
-        if m.keys() - set(range(1, 13)):
-            raise Malformed(_CODE, "dossier", want="known keys only", got="others")  # every byte is used
+        m = cbor.decode_map(data, limit=MAX_DOSSIER, what="dossier", code=_CODE, required=range(1, 11), optional=(11,))
         if m[1] != FORMAT:
             raise Malformed(_CODE, "dossier.format", want=FORMAT, got="another format")
-        hashes = cbor.as_list(m[6], "dossier.hashes", code=_CODE, limit=2, least=2)
-        return cls(
+        dossier = cls(
             evidence=cbor.as_bytes(m[2], "dossier.evidence", code=_CODE, limit=MAX_EVIDENCE),
             nonce=cbor.as_bytes(m[3], "dossier.nonce", code=_CODE, size=32),
-            verified_at=cbor.as_uint(m[4], "dossier.verified_at", code=_CODE, limit=2**40),
-            header=cbor.as_bytes(m[5], "dossier.header", code=_CODE, limit=MAX_HEADER_BYTES),
-            ciphertext_hash=cbor.as_bytes(hashes[0], "dossier.ciphertext_hash", code=_CODE, size=32),
-            transcript_hash=cbor.as_bytes(hashes[1], "dossier.transcript_hash", code=_CODE, size=32),
-            request=cbor.as_bytes(m[7], "dossier.request", code=_CODE),
-            response=cbor.as_bytes(m[8], "dossier.response", code=_CODE),
-            salts=DisclosedSalts.from_map(m[9]),
-            receipt=cbor.as_bytes(m[10], "dossier.receipt", code=_CODE),
-            policy=cbor.as_bytes(m[11], "dossier.policy", code=_CODE, limit=MAX_POLICY),
-            anchoring=cbor.as_bytes(m[12], "dossier.anchoring", code=_CODE) if 12 in m else None,
+            sealed=cbor.as_bytes(m[4], "dossier.sealed", code=_CODE),
+            transcript_hash=cbor.as_bytes(m[5], "dossier.transcript_hash", code=_CODE, size=32),
+            request=cbor.as_bytes(m[6], "dossier.request", code=_CODE),
+            response=cbor.as_bytes(m[7], "dossier.response", code=_CODE),
+            salts=DisclosedSalts.from_map(m[8]),
+            receipt=cbor.as_bytes(m[9], "dossier.receipt", code=_CODE),
+            policy=cbor.as_bytes(m[10], "dossier.policy", code=_CODE, limit=MAX_POLICY),
+            anchoring=cbor.as_bytes(m[11], "dossier.anchoring", code=_CODE) if 11 in m else None,
         )
+        if dossier.encode() != data:
+            raise Malformed(_CODE, "dossier", want="known fields alone", got="others")  # every byte is used
+        return dossier
+
+    def header(self) -> Header:
+        """Read the clear header off the sealed request. Raises Malformed(MalformedHeader)."""
+        reader = Reader(self.sealed, what="dossier.sealed", code="MalformedHeader")
+        header = Header.decode(reader.take(reader.u32be("header length"), "header"))
+        if header.time > MAX_TIME:
+            raise Malformed("MalformedHeader", "header.time", want=f"at most {MAX_TIME}", got=header.time)
+        return header
+
+    def sealed_at(self) -> datetime:
+        """Give the time in the header: when the client, having verified the enclave, sealed. Raises Malformed."""
+        return datetime.fromtimestamp(self.header().time, UTC)
+
+    @property
+    def ciphertext_hash(self) -> bytes:
+        """SHA-256 of the whole sealed request, 32 bytes."""
+        return sha256(self.sealed).digest()
 
     @property
     def sha256(self) -> bytes:

@@ -2,7 +2,7 @@
 """Audit a dossier offline, link by link, under the auditor's own policy. Nothing in the file is trusted.
 
 1. the dossier is well formed, every byte used
-2. its evidence is true under the auditor's roots at the time of the exchange (or at --at)
+2. its evidence is true under the auditor's roots when the request was sealed (or at --at)
 3. the auditor's policy accepts it
 4. header and body are those of one exchange
 5. the receipt is signed by the evidence's receipt key and agrees with everything disclosed
@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from attestation.answer import Answer, Witness, check_receipt
 from attestation.appraise import appraise
-from attestation.channel.header import Header
 from attestation.dossier import Dossier
-from attestation.errors import error_for
+from attestation.errors import Malformed, error_for
+from attestation.evidence import Evidence
 from attestation.exchange import ExchangeBody, commit
 from attestation.findings import Finding
 from attestation.policy import Policy
@@ -65,19 +65,21 @@ class Audit:
 
 
 def audit(data: bytes, policy: Policy, *, at: datetime | None, now: datetime, trust: TonTrust) -> Audit:
-    """Check a dossier under `policy`, at the time it claims or at `at`. Raises AttestationError for false input.
+    """Check a dossier under `policy`, at the time it was sealed or at `at`. Raises AttestationError for false input.
 
     `now` decides what is overdue; `trust` is the auditor's own trust in a TON.
     """
     dossier = Dossier.decode(data)  # 1
-    when = at or datetime.fromtimestamp(dossier.verified_at, UTC)
+    receipt = SignedReceipt.decode(dossier.receipt)
+    _require_exact("evidence", dossier.evidence, Evidence.decode(dossier.evidence).encode())
+    _require_exact("receipt", dossier.receipt, receipt.encode())
+    when = at or dossier.sealed_at()
     verified = verify_evidence(  # 2
         dossier.evidence, nonce=dossier.nonce, roots=policy.roots, time=policy.time, now=when
     )
     verdict = appraise(verified, policy, now=when)  # 3
-    header, body = Header.decode(dossier.header), ExchangeBody.decode(dossier.request)  # 4
+    header, body = dossier.header(), ExchangeBody.decode(dossier.request)  # 4
     answer = Answer.of_payload(dossier.response)
-    receipt = SignedReceipt.decode(dossier.receipt)
     salts = dossier.salts
     witness = Witness(
         boot=verified.boot,
@@ -114,3 +116,9 @@ def audit(data: bytes, policy: Policy, *, at: datetime | None, now: datetime, tr
         links=tuple(links),
         anchoring=anchoring,
     )
+
+
+def _require_exact(part: str, data: bytes, known: bytes) -> None:
+    """Refuse fields that a receiver would ignore: nothing covers them, so they have no place in a dossier."""
+    if data != known:
+        raise Malformed("MalformedDossier", f"dossier.{part}", want="known fields alone", got="others")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from attestation.dossier import DisclosedSalts, Dossier
+from attestation.evidence import Evidence
 
 from .errors import UsageFault
 from .exchange import Run
@@ -15,11 +16,9 @@ def dossier_of(run: Run, *, policy: bytes) -> Dossier:
         raise RuntimeError("only a finished run has a dossier")
     salts = run.sealed.schedule.salts
     return Dossier(
-        evidence=run.attested.evidence,
+        evidence=Evidence.decode(run.attested.evidence).encode(),  # without fields that this release does not know
         nonce=run.attested.nonce,
-        verified_at=int(run.attested.verified_at.timestamp()),
-        header=run.sealed.header.encode(),
-        ciphertext_hash=run.witness.ciphertext_hash,
+        sealed=run.sealed.wire,
         transcript_hash=run.witness.transcript_hash,
         request=run.witness.body.encode(),
         response=bytes(run.response_payload),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do the parts of a dossier belong to one exchange? What no receipt and no commitment covers, compared part with part.
+"""Do the parts of a dossier belong to one exchange? What receipt and commitments leave open, compared part with part.
 
-`verified_at` and the header's time are the client's own clock: bounded by the epoch and the receipt, proved by nobody.
+The header's time is the client's own clock; the receipt covers it, and it is bounded by the epoch and the receipt.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ def dossier_links(
     epoch, keyset = verified.epoch, verified.claims.keyset_digest
     model, stream = _said(body.openai)
     kids = [key_id(key).hex() for key in epoch.seal_keys]
-    first = max(epoch.not_before - skew, dossier.verified_at)
-    last = min(epoch.not_after, receipt.issued_at + TIME_WINDOW)
-    early = header.time - (epoch.not_after - epoch.not_before)
+    first, last = epoch.not_before - skew, min(epoch.not_after, receipt.issued_at + TIME_WINDOW)
     digest, named = sha256(dossier.policy).hexdigest(), body.policy_digest.hex()
     return [
         *_evidence_links(dossier, verified),
@@ -49,10 +47,6 @@ def dossier_links(
         clause(
             "header.time", "ReceiptMismatch", holds=first <= header.time <= last, want=f"{first} to {last}",
             got=header.time,
-        ),
-        clause(
-            "dossier.verified_at", "ReceiptMismatch", holds=early <= dossier.verified_at <= header.time,
-            want=f"{early} to {header.time}", got=dossier.verified_at,
         ),
         clause("dossier.policy", "ReceiptMismatch", holds=digest == named, want=named, got=digest),
         clause(

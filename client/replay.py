@@ -19,7 +19,6 @@ from typing import Any, Final
 from attestation import cbor
 from attestation.answer import Answer
 from attestation.boot import BootMap, ModelRecord
-from attestation.channel.header import Header
 from attestation.channel.response import MAX_ITEM
 from attestation.dossier import Dossier
 from attestation.errors import Malformed, Untrusted, error_for
@@ -60,7 +59,7 @@ class Replay:
 
 def question_of(dossier: Dossier, boot: BootMap) -> bytes:
     """Give the document that `sericin model replay` reads. Raises Malformed or Untrusted for a dossier without one."""
-    header, body = Header.decode(dossier.header), ExchangeBody.decode(dossier.request)
+    header, body = dossier.header(), ExchangeBody.decode(dossier.request)
     record = _record(boot, header.model)
     answer = Answer.of_payload(dossier.response)
     if answer.start is None or not answer.finishes:

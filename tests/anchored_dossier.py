@@ -109,7 +109,8 @@ def _anchor(ton: InBox, enclaves: dict[bytes, Enclave]) -> None:
 # ---- change one field and encode everything around it anew
 
 
-Path_ = tuple[Any, ...]  # keys and indexes; ">" steps into bytes that are CBOR themselves
+# Keys and indexes; ">" steps into bytes that are CBOR themselves, ">>" into the header in front of a sealed request.
+Path_ = tuple[Any, ...]
 
 
 def unpack(data: bytes) -> cbor.Value:
@@ -123,6 +124,10 @@ def edit(value: Any, path: Path_, change: Callable[[Any], Any]) -> Any:
         return change(value)
     if path[0] == ">":
         return cbor.encode(edit(unpack(value), path[1:], change))
+    if path[0] == ">>":
+        header, rest = _cut(value)
+        new = cbor.encode(edit(unpack(header), path[1:], change))
+        return len(new).to_bytes(4, "big") + new + rest
     copy = dict(value) if isinstance(value, dict) else list(value)
     new = edit(value[path[0]], path[1:], change)
     if new is GONE:
@@ -132,23 +137,35 @@ def edit(value: Any, path: Path_, change: Callable[[Any], Any]) -> Any:
     return copy
 
 
+def _cut(sealed: bytes) -> tuple[bytes, bytes]:
+    """Cut a sealed request into its header and what follows."""
+    end = 4 + int.from_bytes(sealed[:4], "big")
+    return sealed[4:end], sealed[end:]
+
+
 def bent(data: bytes, path: Path_, change: Callable[[Any], Any]) -> bytes:
     """Give the file with one field changed, its framing valid."""
     return cbor.encode(edit(unpack(data), path, change))
 
 
-def fields(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
-    """Give every field of a decoded file with its path, inside nested CBOR too."""
+def fields(value: Any, path: Path_ = (), *, sealed: Path_ | None = (4,)) -> Iterator[tuple[Path_, Any]]:
+    """Give every field of a decoded dossier with its path, inside nested CBOR and the `sealed` request too."""
     if path:
         yield path, value
     if isinstance(value, dict):
         for key in value:
-            yield from fields(value[key], (*path, key))
+            yield from fields(value[key], (*path, key), sealed=sealed)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from fields(item, (*path, index))
+            yield from fields(item, (*path, index), sealed=sealed)
+    elif path == sealed and isinstance(value, bytes):
+        header = unpack(_cut(value)[0])
+        yield (*path, ">>"), header
+        for below, item in fields(header, sealed=None):
+            yield (*path, ">>", *below), item
     elif isinstance(value, bytes) and (inner := _nested(value)) is not None:
-        for below, item in fields(inner):
+        yield (*path, ">"), inner
+        for below, item in fields(inner, sealed=None):
             yield (*path, ">", *below), item
 
 
@@ -176,6 +193,8 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
         yield "longer", value + b"\x00"
     elif isinstance(value, str):
         yield "longer", value + "x"
+    elif isinstance(value, dict):
+        yield "one field more", value | ({"x": 0} if value and isinstance(next(iter(value)), str) else {64: b""})
     elif isinstance(value, list) and value:
         yield "fewer", value[:-1]
         yield "twice", value + value[-1:]

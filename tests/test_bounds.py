@@ -223,7 +223,7 @@ def test_whole_files_have_their_size() -> None:
 
 def test_a_dossier_that_would_be_too_long_is_not_written() -> None:
     whole = Dossier(
-        evidence=b"", nonce=bytes(32), verified_at=0, header=b"", ciphertext_hash=bytes(32), transcript_hash=bytes(32),
+        evidence=b"", nonce=bytes(32), sealed=b"", transcript_hash=bytes(32),
         request=b"", response=bytes(dossiers.MAX_DOSSIER), salts=dossiers.DisclosedSalts(), receipt=b"", policy=b"",
     )  # fmt: skip
     refused(whole.encode, ValueError)

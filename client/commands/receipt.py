@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -107,7 +106,7 @@ def verify(
         now = at or wall_clock()
     elif dossier is not None:
         data, used_nonce = dossier.evidence, dossier.nonce
-        now = at or datetime.fromtimestamp(dossier.verified_at, UTC)
+        now = at or dossier.sealed_at()
     else:
         raise UsageFault("--evidence FILE is needed: a receipt alone does not say whose key signed it")
     verified = verify_evidence(data, nonce=used_nonce, roots=chosen.policy.roots, time=chosen.policy.time, now=now)
