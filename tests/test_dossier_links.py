@@ -192,18 +192,17 @@ def test_each_field_of_the_receipt_is_signed(kept: Kept, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["boot", "seqno", "previous", "root", "count", "time"])
-def test_each_field_of_the_statements_is_signed_or_chained(kept: Kept, name: str) -> None:
-    anchoring = Anchoring.decode(Dossier.decode(kept.data).anchoring or b"")
-    for path, boc, link in (
-        ((11, ">", 4), anchoring.statement, "anchoring.batch"),
-        ((11, ">", 6, 0), anchoring.later[0], "anchoring.chain"),
-    ):
-        statement = BatchStatement.from_boc(boc)
-        new: dict[str, Any] = {name: other(getattr(statement, name))}
-        changed = replace(statement, **new)
-        code, where = broken(kept, bent(kept.data, path, always(changed.to_boc())))
-        assert where == link
-        assert code in {"BatchSignatureInvalid", "NotAnchored"}
+def test_each_field_of_the_statement_is_signed(kept: Kept, name: str) -> None:
+    statement = BatchStatement.from_boc(Anchoring.decode(Dossier.decode(kept.data).anchoring or b"").statement)
+    new: dict[str, Any] = {name: other(getattr(statement, name))}
+    changed = replace(statement, **new)
+    found = broken(kept, bent(kept.data, (11, ">", 4), always(changed.to_boc())))
+    assert found == ("BatchSignatureInvalid", "anchoring.batch")
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_each_field_of_a_later_statement_is_chained(kept: Kept, index: int) -> None:
+    assert broken(kept, bent(kept.data, (11, ">", 6, 0, index), other)) == ("NotAnchored", "anchoring.chain")
 
 
 # ---- the trust path

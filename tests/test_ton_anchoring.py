@@ -11,8 +11,8 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.batch import BatchStatement, BatchTree, Leaf, Registration
-from attestation.ton.anchoring import FORMAT, MAX_ANCHORING, MAX_LATER, Anchoring
+from attestation.batch import BatchStatement, BatchTree, Leaf, Recovered, Registration
+from attestation.ton.anchoring import FORMAT, MAX_ANCHORING, MAX_LATER, Anchoring, Later
 from attestation.ton.boc import read_boc, write_boc
 from attestation.ton.cells import Cell
 from attestation.ton.registry import Enclave, contract_code, find_key, prove_key
@@ -71,7 +71,7 @@ def anchoring(
         inclusion=TREE.prove(3),
         statement=chain_of[1].to_boc(),
         signature=KEY.sign(chain_of[1].hash),
-        later=tuple(one.to_boc() for one in chain_of[2:head]),
+        later=tuple(Later.of(one) for one in chain_of[2:head]),
         reading=reading,
     )
 
@@ -125,27 +125,38 @@ def test_a_position_behind_the_count_is_not_in_the_batch() -> None:
 
 
 def test_statements_that_do_not_lead_to_the_head() -> None:
-    _, two, three, four = statements()
-    for later, where in (
-        ((), "registry.head"),
-        ((three,), "registry.head"),
-        ((four,), "chain"),
-        ((four, three), "chain"),
-        ((three, three), "chain"),
-        ((three, four, replace(four, seqno=5, previous=four.hash)), "registry.head"),
-        ((three, replace(four, time=NOW + 1)), "registry.head"),
-        ((replace(three, previous=bytes(32)), four), "chain"),
-        ((replace(three, boot=b"\x08" * 32), four), "chain"),
-        ((replace(three, seqno=4), four), "chain"),
+    three, four = (Later.of(one) for one in statements()[2:])
+    for later in (
+        (),
+        (three,),
+        (four,),
+        (four, three),
+        (three, three),
+        (three, four, four),
+        (three, replace(four, time=NOW + 1)),
+        (three, replace(four, count=6)),
+        (three, replace(four, root=bytes([3]) * 32)),
+        (three, replace(four, recovered=Recovered(count=1, root=bytes(32)))),
+        (replace(three, time=NOW + 1), four),
     ):
-        bent = replace(anchoring(), later=tuple(one.to_boc() for one in later))
-        refuse("NotAnchored", where, check, bent)
-    refuse("MalformedBatch", "", check, replace(anchoring(), later=(b"", four.to_boc())))
-    foreign = replace(three, boot=b"\x08" * 32)
-    head = replace(four, boot=b"\x08" * 32, previous=foreign.hash)
-    bent = replace(anchoring(), later=(foreign.to_boc(), head.to_boc()))
-    refuse("NotAnchored", "chain", check, bent)
-    assert two.seqno == 2
+        refuse("NotAnchored", "registry.head", check, replace(anchoring(), later=later))
+
+
+def test_a_later_statement_with_recovered_receipts_is_kept_whole() -> None:
+    one = statements()[0]
+    for count, root in ((0, bytes(32)), (2, b"\x05" * 32)):
+        recovered = Recovered(count=3, root=b"\x06" * 32)
+        next_one = replace(one, seqno=2, previous=one.hash, count=count, root=root, recovered=recovered)
+        kept = replace(anchoring(), later=(Later.of(next_one),))
+        assert Anchoring.decode(kept.encode()) == kept
+        assert kept.later[0].after(one) == next_one
+
+
+def test_a_number_at_its_end_is_not_counted_on() -> None:
+    last = replace(statements()[1], seqno=2**64 - 1)
+    refuse(
+        "NotAnchored", "registry.head", replace(anchoring(), statement=last.to_boc()).check_chain, check(anchoring())
+    )
 
 
 def test_the_same_seqno_with_another_head_is_not_the_head() -> None:
@@ -197,9 +208,21 @@ def fields(**changes: Any) -> dict[int, Any]:
         ({"k4": bytes(4097)}, "statement"),
         ({"k4": "text"}, "statement"),
         ({"k5": bytes(63)}, "signature"),
-        ({"k6": [b""] * (MAX_LATER + 1)}, "later"),
+        ({"k6": [[b"\x01" * 32, 1, 1]] * (MAX_LATER + 1)}, "later"),
         ({"k6": [bytes(4097)]}, "later"),
         ({"k6": b""}, "later"),
+        ({"k6": [[b"\x01" * 31, 1, 1]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1 << 32, 1]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1, "now"]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1, 1, 1]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 0, 1]]}, "later"),
+        ({"k6": [[bytes(32), 0, 1]]}, "later"),
+        ({"k6": [[bytes(32), 1, 1]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 0, 1, 1, bytes(32)]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1, 1, 0, bytes(32)]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1, 1, 4097, bytes(32)]]}, "later"),
+        ({"k6": [[b"\x01" * 32, 1, 1, 1, bytes(31)]]}, "later"),
         ({"k7": bytes(79)}, "block"),
         ({"k8": [0]}, "registry"),
         ({"k8": [0, bytes(32), 0]}, "registry"),
@@ -229,9 +252,14 @@ def test_a_map_without_a_field_is_refused() -> None:
 
 def test_a_proof_too_long_is_not_written() -> None:
     with pytest.raises(ValueError, match="at most"):
-        replace(anchoring(), later=(b"",) * (MAX_LATER + 1)).encode()
+        replace(anchoring(), later=anchoring().later[:1] * (MAX_LATER + 1)).encode()
     with pytest.raises(ValueError, match="at most"):
         replace(anchoring(), inclusion=bytes(MAX_ANCHORING)).encode()
+
+
+def test_as_many_later_batches_as_fit_take_some_90_kb() -> None:
+    longest = Later(root=b"\xff" * 32, count=2**16, time=2**33)
+    assert len(replace(anchoring(), later=(longest,) * MAX_LATER).encode()) < 110_000
 
 
 def test_the_proof_of_a_key_is_small_in_a_large_registry() -> None:

@@ -18,7 +18,7 @@ from attestation.ton.anchoring import Anchoring
 from attestation.ton.blockid import BlockId
 from attestation.ton.boc import write_boc
 from attestation.ton.registry import Enclave
-from client.errors import UsageFault
+from client.errors import Unreachable, UsageFault
 from client.ledger_file import read_records
 from client.ton import proving
 from client.ton.chain import with_chain
@@ -138,8 +138,40 @@ def test_a_receipt_that_its_evidence_s_key_did_not_sign(kept: Kept, folder: Path
 def test_too_many_batches_since(kept: Kept, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proving, "MAX_LATER", 0)
     where = located(kept, tmp_path / "l", records(folder))
-    with pytest.raises(AttestationError, match="at most 0 statements"):
+    with pytest.raises(UsageFault, match=r"head is 1 batches after.*room for 0.*--block"):
         prove(kept, tmp_path, where, seqno=2, head=heads(folder)[1].hash)
+
+
+def test_an_earlier_block_has_a_nearer_head(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    where = located(kept, tmp_path / "l", records(folder))
+    first, second = heads(folder)
+    now = int(kept.now.timestamp())
+    with in_box(tmp_path, None, now=now) as ton:
+
+        def anchor(head: BatchStatement) -> BlockId:
+            enclave = Enclave(
+                boot=kept.boot.digest, serial=0, valid_until=now, seqno=head.seqno, head=head.hash, anchored_at=now,
+                extension=None,
+            )  # fmt: skip
+            data = write_boc(registry_data(enclaves={kept.boot.receipt_key: enclave}))
+            ton.do(lambda: ton.box.put(REGISTRY, code=CODE, data=data, balance=10**9))
+            ton.do(ton.box.block)
+            return BlockId.decode(ton.box.chain.head.encode(), what="block")
+
+        def at(block: BlockId | None) -> Proof:
+            job = lambda chain: prove_anchoring(  # noqa: E731
+                chain, ton.network, where, now=kept.now, path=True, block=block
+            )
+            return with_chain(ton.network, job)
+
+        early, late = anchor(first), anchor(second)
+        assert [len(at(block).anchoring.later) for block in (None, late, early)] == [1, 1, 0]
+        proof = at(early)
+        data = with_anchoring(Dossier.decode(kept.data), proof.anchoring)
+        assert kept.audit(data, path=proof.path, init=ton.network.init_block).anchoring.block == early
+        for bad in (replace(early, root_hash=bytes(32)), replace(late, seqno=late.seqno + 1)):
+            with pytest.raises((AttestationError, Unreachable)):
+                at(bad)
 
 
 def test_a_proof_that_does_not_fit_leaves_the_dossier_alone(kept: Kept) -> None:

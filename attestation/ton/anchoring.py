@@ -7,11 +7,10 @@ It ends at a block id. That this block is the chain's is the trust path's to pro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from .. import cbor
-from ..batch import BatchStatement, check_inclusion, verify_signature
+from ..batch import MAX_RECOVERED, BatchStatement, Recovered, check_inclusion, verify_signature
 from ..errors import Malformed, Untrusted
 from .blockid import SIZE, BlockId
 from .reading import MAX_PROOF, Proved, Reading, verify_reading
@@ -19,10 +18,57 @@ from .registry import Address, Enclave, find_key, registry_data
 
 FORMAT: Final = "sericin-anchoring/1"
 MAX_ANCHORING: Final = 768 * 1024
-MAX_LATER: Final = 2048  # statements between the receipt's and the head
+MAX_LATER: Final = 2048  # statements between the receipt's and the head: 90 KB, two weeks of a batch every ten minutes
 MAX_ACCOUNT: Final = 128 * 1024
 _CODE: Final = "MalformedProof"
 _MAX_BOC: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """What a later statement says of its own: boot, number and previous hash follow from the statement before it."""
+
+    root: bytes  # 32
+    count: int
+    time: int  # unix seconds, the host's claim
+    recovered: Recovered | None = None
+
+    @classmethod
+    def of(cls, statement: BatchStatement) -> Later:
+        """Give what has to be kept of a statement."""
+        return cls(root=statement.root, count=statement.count, time=statement.time, recovered=statement.recovered)
+
+    def after(self, before: BatchStatement) -> BatchStatement:
+        """Give the whole statement, as the one after `before`."""
+        return BatchStatement(
+            boot=before.boot, seqno=before.seqno + 1, previous=before.hash, root=self.root, count=self.count,
+            time=self.time, recovered=self.recovered,
+        )  # fmt: skip
+
+    def to_list(self) -> list[object]:
+        """Give [root, count, time], and the count and root of recovered receipts where there are any."""
+        listed: list[object] = [self.root, self.count, self.time]
+        return listed if self.recovered is None else [*listed, self.recovered.count, self.recovered.root]
+
+    @classmethod
+    def from_value(cls, value: cbor.Value) -> Later:
+        """Read the list. Raises MalformedProof."""
+        where = "anchoring.later"
+        given = cbor.as_list(value, where, code=_CODE, limit=5, least=3)
+        root, count = cbor.as_bytes(given[0], where, code=_CODE, size=32), _number(given[1], 32)
+        if len(given) == 4 or (not count and (any(root) or len(given) == 3)) or (count and not any(root)):
+            raise Malformed(_CODE, where, want="receipts with a root, recovered ones, or both", got="another list")
+        recovered = None
+        if len(given) == 5:
+            found = _number(given[3], 32)
+            if not 1 <= found <= MAX_RECOVERED:
+                raise Malformed(_CODE, where, want=f"1 to {MAX_RECOVERED} recovered receipts", got=found)
+            recovered = Recovered(count=found, root=cbor.as_bytes(given[4], where, code=_CODE, size=32))
+        return cls(root=root, count=count, time=_number(given[2], 64), recovered=recovered)
+
+
+def _number(value: cbor.Value, bits: int) -> int:
+    return cbor.as_uint(value, "anchoring.later", code=_CODE, limit=(1 << bits) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +79,7 @@ class Anchoring:
     inclusion: bytes  # bag of one Merkle-proof cell
     statement: bytes  # bag of one BatchStatement
     signature: bytes  # 64
-    later: tuple[bytes, ...]  # the statements after it, in order, up to the head
+    later: tuple[Later, ...]  # the statements after it, in order, up to the head
     reading: Reading  # of the registry
 
     def encode(self) -> bytes:
@@ -46,7 +92,7 @@ class Anchoring:
                 3: self.inclusion,
                 4: self.statement,
                 5: self.signature,
-                6: list(self.later),
+                6: [later.to_list() for later in self.later],
                 7: reading.block.encode(),
                 8: [reading.workchain, reading.address],
                 9: reading.shard_proof,
@@ -77,7 +123,7 @@ class Anchoring:
             inclusion=cbor.as_bytes(m[3], "anchoring.inclusion", code=_CODE, limit=8192),
             statement=cbor.as_bytes(m[4], "anchoring.statement", code=_CODE, limit=_MAX_BOC),
             signature=cbor.as_bytes(m[5], "anchoring.signature", code=_CODE, size=64),
-            later=tuple(cbor.as_bytes(boc, "anchoring.later", code=_CODE, limit=_MAX_BOC) for boc in later),
+            later=tuple(Later.from_value(one) for one in later),
             reading=Reading(
                 block=BlockId.decode(block, what="anchoring.block", code=_CODE),
                 workchain=workchain,
@@ -108,22 +154,18 @@ class Anchoring:
         return statement
 
     def check_chain(self, enclave: Enclave) -> None:
-        """Check that the statements lead, each naming the one before, to the head that `enclave` has.
+        """Check that the statements, each made to name the one before, lead to the head that `enclave` has.
 
         Raises MalformedBatch or NotAnchored.
         """
-        statements = [BatchStatement.from_boc(boc) for boc in (self.statement, *self.later)]
-        for before, after in pairwise(statements):
-            if (after.previous, after.seqno, after.boot) != (before.hash, before.seqno + 1, before.boot):
-                raise Untrusted("NotAnchored", "chain", want=f"the statement after {before.seqno}", got=after.seqno)
-        head = statements[-1]
-        if (head.seqno, head.hash) != (enclave.seqno, enclave.head):
-            raise Untrusted(
-                "NotAnchored",
-                "registry.head",
-                want=f"{head.seqno} {head.hash.hex()}",
-                got=f"{enclave.seqno} {enclave.head.hex()}",
-            )
+        head = BatchStatement.from_boc(self.statement)
+        if head.seqno + len(self.later) != enclave.seqno:  # before numbers are counted on: they stay within 64 bits
+            want = f"{enclave.seqno - head.seqno} statements after {head.seqno}"
+            raise Untrusted("NotAnchored", "registry.head", want=want, got=len(self.later))
+        for later in self.later:
+            head = later.after(head)
+        if head.hash != enclave.head:
+            raise Untrusted("NotAnchored", "registry.head", want=head.hash.hex(), got=enclave.head.hex())
 
     def check_registry(self, *, receipt_key: bytes, boot: bytes, code_hash: bytes) -> tuple[Enclave, Proved]:
         """Check that the proved account runs the registry's code and knows the key, not revoked.

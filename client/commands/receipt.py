@@ -31,7 +31,7 @@ from ..output import (
 )
 from ..settings import choose_policy, state_dir
 from ..ton.chain import with_chain
-from ..ton.network import Network
+from ..ton.network import Network, read_init_block
 from ..ton.proving import locate, prove_anchoring, with_anchoring
 
 HEX_COLUMNS = 64  # of a hash: with its name it fits a terminal of 80
@@ -140,23 +140,40 @@ def _report(signed: SignedReceipt, verdict: Verdict, *, every: bool, as_json: bo
 )
 @click.option("--ledger", metavar="FILE|URL", help="The host's ledger; else the network file names it.")
 @click.option(
+    "--block",
+    "block_file",
+    type=click.Path(path_type=Path),
+    help="Prove at this earlier masterchain block instead of the newest.",
+)
+@click.option(
     "--trust-path", "path_file", type=click.Path(path_type=Path), help="Write the links from the init block here."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
-def prove(file: Path, network_path: Path, ledger: str | None, path_file: Path | None, *, as_json: bool) -> None:
+def prove(
+    file: Path,
+    network_path: Path,
+    ledger: str | None,
+    block_file: Path | None,
+    path_file: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     """Put into the dossier FILE what shows that its receipt is anchored: inclusion, later batches, raw proofs of TON.
 
     Nothing that the ledger or a lite server says is believed. 'sericin audit' checks the result with no network.
     """
     network = Network.read(network_path)
+    block = None if block_file is None else read_init_block(block_file)
     dossier = Dossier.decode(read_file(file, limit=MAX_DOSSIER))
     with opened_ledger(ledger, network) as opened:
         located = locate(dossier, opened)
     with console(stderr=True).status(f"reading the registry on {network.name}") as status:
         proof = with_chain(
             network,
-            lambda chain: prove_anchoring(chain, network, located, now=wall_clock(), path=path_file is not None),
+            lambda chain: prove_anchoring(
+                chain, network, located, now=wall_clock(), path=path_file is not None, block=block
+            ),
             remember=state_dir() / "ton",
             step=status.update,
         )
@@ -172,8 +189,8 @@ def prove(file: Path, network_path: Path, ledger: str | None, path_file: Path | 
         f"{file}: batch {fields['batch']}, position {fields['position']}, {fields['later']} later batches",
         style="bold green",
     )
-    block = proof.anchoring.reading.block.seqno
-    out.print(f"registry {fields['registry']} at block {block}; {fields['bytes']} bytes of proof")
+    seqno = proof.anchoring.reading.block.seqno
+    out.print(f"registry {fields['registry']} at block {seqno}; {fields['bytes']} bytes of proof")
     if path_file is not None and proof.path is None:
         out.print("the network's init block itself is that block: no trust path is needed")
     elif path_file is not None:

@@ -125,6 +125,15 @@ class ChainView:
         require_fresh(read.proved, now=now, max_age=max_age)
         return read
 
+    async def earlier(self, account: Address, block: BlockId) -> Read:
+        """Read an account at any block that the newest one leads back to. Raises Malformed, Untrusted, Unreachable."""
+        head = await self.head()
+        if block.seqno > head.seqno:
+            raise Untrusted("TrustPathInvalid", "block", want=f"block {head.seqno} or an earlier one", got=str(block))
+        async for _ in self._way(head, block):
+            pass
+        return await self.read(account, block)
+
 
 def _goes_on(link: Link, at: BlockId, target: BlockId, *, backward: bool) -> None:
     if link.source != at:

@@ -13,7 +13,8 @@ from attestation.dossier import Dossier
 from attestation.errors import Untrusted
 from attestation.evidence import Evidence
 from attestation.receipt import SignedReceipt
-from attestation.ton.anchoring import MAX_LATER, Anchoring
+from attestation.ton.anchoring import MAX_LATER, Anchoring, Later
+from attestation.ton.blockid import BlockId
 from attestation.ton.boc import read_boc, write_boc
 from attestation.ton.reading import MAX_STATE
 from attestation.ton.registry import find_key, prove_key, registry_data
@@ -85,12 +86,18 @@ def locate(dossier: Dossier, ledger: Path) -> Located:
     return Located(key=boot.receipt_key, boot=boot.digest, chain=chain, place=place)
 
 
-async def prove_anchoring(chain: ChainView, network: Network, located: Located, *, now: datetime, path: bool) -> Proof:
-    """Read the registry and put the proof together; with `path` also the way from the network's init block.
+async def prove_anchoring(
+    chain: ChainView, network: Network, located: Located, *, now: datetime, path: bool, block: BlockId | None = None
+) -> Proof:
+    """Read the registry at the newest block, or at `block`, and put the proof together.
 
-    Raises Malformed, Untrusted, Refused or Unreachable.
+    With `path` also the way from the network's init block. Raises Malformed, Untrusted, Refused, Unreachable, or
+    UsageFault for a head too far from the receipt's batch.
     """
-    read = await chain.newest(network.registry, now=now)
+    if block is None:
+        read = await chain.newest(network.registry, now=now)
+    else:
+        read = await chain.earlier(network.registry, block)
     enclave = find_key(registry_data(read.proved.account, code_hash=registry_code().hash), located.key).enclave
     statement = located.place.signed.statement
     if enclave is None or enclave.seqno < statement.seqno:
@@ -98,24 +105,34 @@ async def prove_anchoring(chain: ChainView, network: Network, located: Located, 
         raise Untrusted(
             "NotAnchored", "registry.head", want=f"{statement.seqno} or later", got=f"{got}; try again later"
         )
-    later: list[bytes] = []
-    for seqno in range(statement.seqno + 1, enclave.seqno + 1):
-        signed = located.chain.statements.get(seqno)
-        if signed is None or len(later) == MAX_LATER:
-            want = f"at most {MAX_LATER} statements up to {enclave.seqno}"
-            raise Untrusted("NotAnchored", "ledger", want=want, got=f"no statement {seqno}; get the ledger anew")
-        later.append(signed.statement.to_boc())
     anchoring = Anchoring(
         index=located.place.index,
         inclusion=located.place.inclusion,
         statement=statement.to_boc(),
         signature=located.place.signed.signature,
-        later=tuple(later),
+        later=_later(located.chain, statement.seqno, enclave.seqno),
         reading=replace(read.reading, state=_pruned(read, located.key)),
     )
     anchoring.check_chain(enclave)
     way = await chain.trust_path(read.reading.block) if path else None
     return Proof(anchoring=anchoring, path=way, gen_utime=read.proved.gen_utime)
+
+
+def _later(chain: KeyChain, first: int, head: int) -> tuple[Later, ...]:
+    """Give the statements after `first` up to `head`. Raises UsageFault for too many, Untrusted for one missing."""
+    if head - first > MAX_LATER:
+        raise UsageFault(
+            f"the registry's head is {head - first} batches after the receipt's, and a proof has room for {MAX_LATER}: "
+            "name with --block a masterchain block from when it was nearer, on a lite server that still has it"
+        )
+    later = []
+    for seqno in range(first + 1, head + 1):
+        signed = chain.statements.get(seqno)
+        if signed is None:
+            want = f"every statement up to {head}"
+            raise Untrusted("NotAnchored", "ledger", want=want, got=f"no statement {seqno}; get the ledger anew")
+        later.append(Later.of(signed.statement))
+    return tuple(later)
 
 
 def _pruned(read: Read, key: bytes) -> bytes:
