@@ -181,18 +181,10 @@ def _measurement(image: ImageFiles, shape: Shape, acpi: AcpiDigests | None) -> M
     recorded = next((m for m in image.manifest.measurements if m.shape_sha256 == shape.digest), None)
     if recorded is not None:
         _require_recorded(recorded, prediction)
-    rtmr1, rtmr2 = prediction.rtmr(1), prediction.rtmr(2)
-    if rtmr1 is None or rtmr2 is None:
+    measurement = prediction.record(shape, acpi)
+    if measurement is None:
         raise UsageFault(f"shape {shape.name}: {prediction.unknown}")
-    return Measurement(
-        shape_name=shape.name,
-        shape_sha256=shape.digest,
-        acpi=acpi,
-        mr_td=prediction.mr_td,
-        rtmr0=prediction.rtmr(0),
-        rtmr1=rtmr1,
-        rtmr2=rtmr2,
-    )
+    return measurement
 
 
 def _require_recorded(recorded: Measurement, prediction: Prediction) -> None:

@@ -109,19 +109,9 @@ def write_image(folder: Path, shapes: Sequence[Shape], files: BootFiles | None =
 
 def measurement(files: BootFiles, shape: Shape) -> Measurement:
     """Give a manifest's record of one shape."""
-    prediction = predict(files, shape, acpi=None)
-    rtmr1, rtmr2 = prediction.rtmr(1), prediction.rtmr(2)
-    assert rtmr1 is not None
-    assert rtmr2 is not None
-    return Measurement(
-        shape_name=shape.name,
-        shape_sha256=shape.digest,
-        acpi=None,
-        mr_td=prediction.mr_td,
-        rtmr0=prediction.rtmr(0),
-        rtmr1=rtmr1,
-        rtmr2=rtmr2,
-    )
+    found = predict(files, shape, acpi=None).record(shape, None)
+    assert found is not None
+    return found
 
 
 def write_manifest(folder: Path, manifest: ImageManifest) -> None:

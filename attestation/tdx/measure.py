@@ -20,7 +20,7 @@ from hashlib import sha384
 from typing import Final
 
 from ..errors import Malformed
-from ..image import AcpiDigests
+from ..image import AcpiDigests, Measurement
 from ..shape import Shape
 from ..wire import span
 from . import measure_efi as efi
@@ -73,6 +73,21 @@ class Prediction:
     def rtmr(self, register: int) -> bytes | None:
         """Give the expected value of RTMR0 to RTMR2 (48 bytes), or None where it was not to be computed."""
         return extended(self.of(register)) if self.unknown is None else None
+
+    def record(self, shape: Shape, acpi: AcpiDigests | None) -> Measurement | None:
+        """Give what a manifest records of `shape`, or None where RTMR1 or RTMR2 was not to be computed."""
+        rtmr1, rtmr2 = self.rtmr(1), self.rtmr(2)
+        if rtmr1 is None or rtmr2 is None:
+            return None
+        return Measurement(
+            shape_name=shape.name,
+            shape_sha256=shape.digest,
+            acpi=acpi,
+            mr_td=self.mr_td,
+            rtmr0=self.rtmr(0),
+            rtmr1=rtmr1,
+            rtmr2=rtmr2,
+        )
 
 
 def extended(events: tuple[Predicted, ...]) -> bytes | None:

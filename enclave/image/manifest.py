@@ -66,19 +66,11 @@ def make_manifest(parts: Parts, *, source: Source, lock: ImageLock) -> ImageMani
 def _measurement(files: BootFiles, shape: Shape) -> Measurement:
     """Compute the registers for one shape; RTMR0 needs ACPI tables of a QEMU, which a build does not ask for."""
     prediction = predict(files, shape, acpi=None)
-    rtmr1, rtmr2 = prediction.rtmr(1), prediction.rtmr(2)
-    if rtmr1 is None or rtmr2 is None:
+    measurement = prediction.record(shape, None)
+    if measurement is None:
         why = prediction.unknown or "an event has no digest"
         raise BuildFailed(f"shape {shape.name}: RTMR1 and RTMR2 cannot be computed: {why}")
-    return Measurement(
-        shape_name=shape.name,
-        shape_sha256=shape.digest,
-        acpi=None,
-        mr_td=prediction.mr_td,
-        rtmr0=prediction.rtmr(0),
-        rtmr1=rtmr1,
-        rtmr2=rtmr2,
-    )
+    return measurement
 
 
 def record(path: Path) -> FileRecord:
