@@ -99,8 +99,20 @@ def show_findings(findings: Iterable[Finding], *, title: str, every: bool) -> No
     holding = sum(f.holds and f.waived is None for f in found)
     out.print(f"{holding} of {len(found) - len(waived)} clauses hold")
     if waived:
-        named = ", ".join(re.sub(r"\[([0-9a-f]{8})[0-9a-f]+\]", r"[\1...]", rule) for rule in waived)
-        out.print(f"{len(waived)} waived (--all says why): {named}", style="dim")
+        out.print(f"{len(waived)} waived (--all says why):", style="dim")
+        out.print(_by_section(waived))
+
+
+def _by_section(rules: Iterable[str]) -> Table:
+    """Give rules as a table, a row for each section of the policy: it fits a narrow terminal."""
+    sections: dict[str, list[str]] = {}
+    for rule in rules:
+        section, _, rest = re.sub(r"\[([0-9a-f]{8})[0-9a-f]+\]", r"[\1...]", rule).partition(".")
+        sections.setdefault(section, []).append(rest or "the whole section")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2), style="dim")
+    for section, names in sections.items():
+        table.add_row(section, Text(", ".join(names), overflow="fold"))
+    return table
 
 
 def _short(text: str, limit: int = 100) -> str:
