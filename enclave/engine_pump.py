@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from .seams import Admission, Clock, Engine, EngineEvent, EventKind, Job
@@ -13,6 +14,7 @@ RUN_SECONDS: Final = 600.0  # the longest run
 POLL_SECONDS: Final = 0.25
 MAX_EVENTS: Final = 1 << 16  # of one job that wait for a slow reader: some 20 MB
 MAX_BURST: Final = 64  # steps that are handed over together when the loop is behind
+SUBMIT_LANES: Final = 8  # jobs that are read at the same time
 _ENDS: Final = (EventKind.FINISHED, EventKind.FAILED)
 
 
@@ -45,6 +47,31 @@ class LiveJob:
         return events
 
 
+class _Lanes:
+    """Threads in which jobs are read, each with a queue of its own, the first idle one first.
+
+    A pool whose idle threads wait at one queue wakes a second one for nothing with every job.
+    """
+
+    def __init__(self) -> None:
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix="engine-submit") for _ in range(SUBMIT_LANES)]
+        self._waiting = [0] * SUBMIT_LANES
+
+    def submit(self, engine: Engine, job: Job) -> asyncio.Future[Admission]:
+        lane = min(range(SUBMIT_LANES), key=self._waiting.__getitem__)
+        self._waiting[lane] += 1
+        done = asyncio.get_running_loop().run_in_executor(self._threads[lane], engine.submit, job)
+        done.add_done_callback(lambda _: self._leave(lane))
+        return done
+
+    def _leave(self, lane: int) -> None:
+        self._waiting[lane] -= 1
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.shutdown(wait=False)
+
+
 class EnginePump:
     """Submits and cancels jobs, and hands every event to the job it belongs to."""
 
@@ -54,6 +81,7 @@ class EnginePump:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: dict[int, LiveJob | None] = {}  # None: nobody waits any more
         self._next = 0
+        self._lanes = _Lanes()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._drain, name="engine-events", daemon=True)
         self.broken = False
@@ -73,6 +101,7 @@ class EnginePump:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
+        self._lanes.close()
 
     async def submit(self, *, model: str, endpoint: str, body: bytes, tenant: bytes) -> tuple[Admission, LiveJob]:
         """Submit a job: the engine's answer, and where its events will arrive."""
@@ -88,7 +117,7 @@ class EnginePump:
         )
         self._jobs[job.job_id] = live
         # Rendering and tokenizing a long prompt takes a while: not in the loop's own thread.
-        submitting = asyncio.get_running_loop().run_in_executor(None, self._engine.submit, job)
+        submitting = self._lanes.submit(self._engine, job)
         try:
             admission = await asyncio.shield(submitting)
         except asyncio.CancelledError:

@@ -70,6 +70,7 @@ class Journal:
         line.update({"id": id.hex()} if id else {})
         line.update({name: value for name, value in numbers.items() if value is not None})
         try:
-            print(json.dumps(line), file=self._out, flush=True)
+            self._out.write(json.dumps(line) + "\n")  # in one piece
+            self._out.flush()
         except (OSError, ValueError):
             return  # nobody reads the log any more; the enclave goes on
