@@ -105,7 +105,7 @@ def device_json(device: VerifiedDevice) -> dict[str, object]:
         "vbios": device.vbios_version,
         "nonce": device.nonce.hex(),
         "fwid": device.fwid.hex() if device.fwid else None,
-        "mode": str(device.mode) if device.mode else None,
+        "feature": str(device.mode) if device.mode else None,
         "driver_rim_id": device.driver_rim_id or None,
         "firmware_rim_id": device.firmware_rim_id,
         "compared": len(compared.compared) if compared else 0,
@@ -122,14 +122,19 @@ def device_json(device: VerifiedDevice) -> dict[str, object]:
 
 def rims_json(devices: Sequence[VerifiedDevice]) -> list[dict[str, object]]:
     """Give the reference values that were used, each once."""
-    used: dict[bytes, VerifiedRim] = {rim.sha256: rim for device in devices for rim in device.rims}
+    used: dict[bytes, tuple[str, VerifiedRim]] = {}
+    for device in devices:
+        for rim in device.rims:
+            name = device.driver_rim_id if rim.component == "driver" else device.firmware_rim_id
+            used[rim.sha256] = (name, rim)
     return [
         {
+            "id": name,
             "component": rim.component,
             "product": rim.product,
             "version": rim.version,
             "sha256": rim.sha256.hex(),
             "window": rim.window.to_json(),
         }
-        for rim in used.values()
+        for name, rim in used.values()
     ]

@@ -73,7 +73,9 @@ def test_under_its_policy_it_is_authentic_but_says_nothing_of_the_mode(files: Pa
     assert (result.exit_code, found["authentic"], found["code"]) == (5, True, "GpuModeRejected")
     assert [f["rule"].split(".")[-1] for f in found["findings"] if not f["holds"]] == ["cc_state"]
     assert found["confidential"] is False
-    assert (len(found["devices"]), len(found["rims"])) == (1, 2)
+    (device,), used = found["devices"], {rim["component"]: rim["id"] for rim in found["rims"]}
+    assert used == {"driver": device["driver_rim_id"], "vbios": device["firmware_rim_id"]}
+    assert (device["feature"], device["compared"], device["mismatches"]) == ("spt", 33, [])
     assert "AUTHENTIC, BUT NOT ACCEPTED" in verify(files, "--policy", files / "policy").stdout
 
 

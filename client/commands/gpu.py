@@ -18,6 +18,7 @@ from attestation.trust.nvidia import NVIDIA_ANCHOR
 from ..attested import wall_clock
 from ..errors import UsageFault
 from ..gpu_report import device_json, kind_of, read_list, read_ocsp, read_report, report_json, rims_json
+from ..gpu_token import JudgedToken, judge_token
 from ..output import (
     confidentiality_line,
     console,
@@ -62,6 +63,8 @@ def show(file: Path, *, switch: bool, as_json: bool) -> None:
 @click.option("--ocsp", "ocsp_paths", type=FILE, multiple=True, help="OCSP responses; several times.")
 @click.option("--nonce", "nonce_text", help="The nonce that every device must have signed, hex.")
 @click.option("--at", "at_text", help="Verify at this time (RFC 3339 or unix seconds) instead of now.")
+@click.option("--eat", "eat_path", type=FILE, help="A token of NVIDIA's remote service that must agree with it all.")
+@click.option("--eat-keys", "keys_path", type=FILE, help="That service's keys (JWK set); never fetched.")
 @click.option("--policy", "policy_path", type=FILE, help="Appraise under this policy's section gpu.")
 @click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -74,6 +77,8 @@ def verify(
     ocsp_paths: tuple[Path, ...],
     nonce_text: str | None,
     at_text: str | None,
+    eat_path: Path | None,
+    keys_path: Path | None,
     policy_path: Path | None,
     *,
     every: bool,
@@ -82,9 +87,12 @@ def verify(
     """Verify one report with its chain, or every device of EVIDENCE (a JSON list), under NVIDIA's keys or the policy's.
 
     Without --policy the answer is authenticity alone. What NVML says of the machine is not part of these files, so a
-    policy that asks for confidential mode refuses them. Exit codes: 0 it holds, 3 malformed, 4 untrusted, 5 refused.
+    policy that asks for confidential mode refuses them. A token replaces no check: it is read only after all of them,
+    and must agree. Exit codes: 0 it holds, 3 malformed, 4 untrusted, 5 refused.
     """
     devices = _devices(evidence, report_path, chain_path)
+    if (eat_path is None) != (keys_path is None):
+        raise UsageFault("--eat and --eat-keys go together: a token says nothing without its service's keys")
     chosen = choose_policy(policy_path) if policy_path is not None else None
     result = _Result(chosen)
     try:
@@ -102,6 +110,8 @@ def verify(
             result.findings = appraise_gpus(
                 result.verified, chosen.policy.gpu, nonce_kind=NONCE_CLIENT if nonce_text else None, now=now
             )
+        if eat_path is not None and keys_path is not None:
+            result.token = judge_token(eat_path, keys_path, result.verified, now=now)
         result.require()
     except AttestationError as e:
         result.error = e
@@ -118,7 +128,8 @@ class _Result:
     def __init__(self, chosen: ChosenPolicy | None) -> None:
         self.chosen = chosen
         self.verified: VerifiedGpuSet | None = None
-        self.findings: list[Finding] = []
+        self.findings: list[Finding] = []  # under the policy
+        self.token: JudgedToken | None = None
         self.error: AttestationError | None = None
 
     @property
@@ -127,9 +138,14 @@ class _Result:
         roots = used_roots(tdx=b"", gpu=self.verified.roots_used)[1:] if self.verified else ()
         return bool(roots) and all(root.compiled_in for root in roots)
 
+    @property
+    def all_findings(self) -> list[Finding]:
+        """What the policy says, then what a token adds."""
+        return [*self.findings, *(self.token.findings if self.token else ())]
+
     def require(self) -> None:
-        """Raise what the policy says against it."""
-        for finding in self.findings:
+        """Raise what the policy, or a token that disagrees, says against it."""
+        for finding in self.all_findings:
             if not finding.holds:
                 raise error_for(finding.code, finding.rule, want=finding.want, got=finding.got)
         if self.chosen is not None and not self.confidential and not self.chosen.allow_unconfidential:
@@ -151,7 +167,8 @@ class _Result:
             "devices": [device_json(device) for device in v.devices] if v else [],
             "rims": rims_json(v.devices) if v else [],
             "window": v.window.to_json() if v else None,
-            "findings": [finding.to_json() for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.all_findings],
+            "eat": self.token.to_json() if self.token else None,
         }
 
 
@@ -175,6 +192,8 @@ def _show(result: _Result, *, every: bool) -> None:
         out.print(f"reference values {rim['component']} {rim['product']} {rim['version']}")
     if result.findings:
         show_findings(result.findings, title="under the policy", every=every)
+    if result.token:
+        show_findings(result.token.findings, title="what the token of the remote service adds", every=every)
     if result.error is not None:
         out.print(str(result.error), style="bold red")
         out.print("AUTHENTIC, BUT NOT ACCEPTED" if result.verified else "NOT AUTHENTIC", style="bold red")
