@@ -34,7 +34,11 @@ def appraise_registry(
 ) -> list[Finding]:
     """Appraise a boot under `rule`: its image and models listed and in time, nothing of it revoked."""
     if proof is None or str(proof.address) != rule.address:
-        got = "no proof" if proof is None else f"a proof of {proof.address}"
+        got = (
+            "no proof of it (offline, appraise under a policy that lists images)"
+            if proof is None
+            else f"a proof of {proof.address}"
+        )
         return [clause("registry", "RegistryRejected", holds=False, want=rule.address, got=got)]
     state, at = proof.state, int(now.timestamp())
     age = at - proof.gen_utime

@@ -144,6 +144,13 @@ def find_receipt(path: Path, chain: KeyChain, *, serial: int, receipt_hash: byte
     return Place(signed=signed, index=serial - first, inclusion=tree.prove(serial - first))
 
 
+def is_recovered(path: Path, key: bytes, serial: int) -> bool:
+    """Whether the ledger says that a later boot's batch lists the receipt as recovered. Only words depend on it."""
+    return any(
+        (key, serial) in StatementRecord.decode(body).recovered for kind, body in read_records(path) if kind == BATCH
+    )
+
+
 def _covering(chain: KeyChain, serial: int) -> Signed | None:
     for signed in chain.statements.values():
         if signed.first_serial <= serial < signed.first_serial + signed.statement.count:

@@ -95,6 +95,8 @@ def test_each_clause_of_the_registry(enclave: Served, name: str) -> None:
 def test_no_proof_counts_as_revoked(enclave: Served) -> None:
     boot = enclave.booted.boot
     assert broken(boot, None) == [("registry", "RegistryRejected")]
+    (finding,) = appraise_registry(RULE, None, boot, now=START)
+    assert "offline, appraise under a policy that lists images" in finding.got
     other = replace(proof(boot), address=Address(workchain=0, account=bytes(32)))
     assert broken(boot, other) == [("registry", "RegistryRejected")]
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.batch import BatchStatement
+from attestation.batch import BatchStatement, Recovered
 from attestation.dossier import Dossier
 from attestation.errors import AttestationError, Untrusted
 from attestation.ledger import BATCH, StatementRecord, frame
+from attestation.receipt import SignedReceipt
 from attestation.ton.anchoring import Anchoring
 from attestation.ton.blockid import BlockId
 from attestation.ton.boc import write_boc
@@ -127,6 +129,20 @@ def test_a_ledger_of_somebody_else(kept: Kept, folder: Path, tmp_path: Path) -> 
             located(kept, tmp_path / "l", written)
     with pytest.raises(Untrusted, match="NotAnchored"):
         located(kept, tmp_path / "l", [])
+
+
+def test_a_receipt_that_a_later_boot_recovered_has_no_batch_for_good(kept: Kept, folder: Path, tmp_path: Path) -> None:
+    serial = SignedReceipt.decode(Dossier.decode(kept.data).receipt).receipt.serial
+    receipts = [(kind, body) for kind, body in records(folder) if kind == "receipt"]
+    later = Ed25519PrivateKey.generate()
+    statement = replace(heads(folder)[0], count=0, root=bytes(32), recovered=Recovered(count=1, root=b"\x01" * 32))
+    for recovered, words in ((serial, "none, for good"), (serial + 1, "none yet")):
+        record = StatementRecord(
+            key=later.public_key().public_bytes_raw(), boc=statement.to_boc(), signature=later.sign(statement.hash),
+            recovered=((kept.boot.receipt_key, recovered),),
+        )  # fmt: skip
+        with pytest.raises(Untrusted, match=f"NotAnchored.*{words}"):
+            located(kept, tmp_path / "l", [*receipts, (BATCH, record.encode())])
 
 
 def test_a_receipt_that_its_evidence_s_key_did_not_sign(kept: Kept, folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from attestation.ton.registry import find_key, prove_key, registry_data
 from attestation.ton.trustpath import TrustPath
 
 from ..errors import UsageFault
-from ..ledger_file import KeyChain, Place, find_receipt, read_chains
+from ..ledger_file import KeyChain, Place, find_receipt, is_recovered, read_chains
 from .chain import ChainView, Read
 from .network import Network, block_json
 from .registry_view import registry_code
@@ -80,9 +80,10 @@ def locate(dossier: Dossier, ledger: Path) -> Located:
         place = find_receipt(ledger, chain, serial=signed.receipt.serial, receipt_hash=signed.receipt.hash)
     if chain is None or place is None:
         want = f"a batch with receipt {signed.receipt.serial} of key {boot.receipt_key.hex()[:16]}"
-        raise Untrusted(
-            "NotAnchored", "ledger", want=want, got="none yet; a batch closes by count, by age, or at the end"
-        )
+        got = "none yet; a batch closes by count, by age, or at the end"
+        if is_recovered(ledger, boot.receipt_key, signed.receipt.serial):
+            got = "none, for good: its boot ended first, and a later boot's key can only list it as recovered"
+        raise Untrusted("NotAnchored", "ledger", want=want, got=got)
     return Located(key=boot.receipt_key, boot=boot.digest, chain=chain, place=place)
 
 
