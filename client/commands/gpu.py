@@ -55,7 +55,7 @@ def show(file: Path, *, switch: bool, as_json: bool) -> None:
     console().print("NOT VERIFIED", style="bold yellow")
 
 
-@command.command()
+@command.command(short_help="Verify one report, or a machine's whole evidence.")
 @click.argument("evidence", type=FILE, required=False)
 @click.option("--report", "report_path", type=FILE, help="One device's report.")
 @click.option("--chain", "chain_path", type=FILE, help="Its certificate chain, PEM.")

@@ -25,7 +25,7 @@ def command() -> None:
     """Compute what a machine must measure, from firmware, image and shape alone (docs/measure.md)."""
 
 
-@command.command()
+@command.command(short_help="Print MRTD of a firmware, and its sections.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
@@ -63,7 +63,7 @@ def firmware(file: Path, *, as_json: bool) -> None:
     out.print(f"event layout      {layout.name if layout else 'not known: RTMR0 to RTMR2 cannot be computed'}")
 
 
-@command.command()
+@command.command(short_help="Print the digests of a shape's ACPI tables.")
 @click.option("--shape", "shape_path", required=True, type=click.Path(path_type=Path), help="The shape of the launch.")
 @click.option("--qemu", "program", required=True, help="A stock QEMU of the shape's release.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, which --acpi takes.")
@@ -71,7 +71,7 @@ def firmware(file: Path, *, as_json: bool) -> None:
 def acpi(shape_path: Path, program: str, *, as_json: bool) -> None:
     """Print the digests of the ACPI tables that QEMU makes for a shape. No guest runs, and no KVM is needed.
 
-    They are part of RTMR0. A shape with GPUs, or with a 64-bit window of its own, has none that could be known here.
+    They are part of RTMR0. They depend on the QEMU release and the shape, and on no GPU that sits in it.
     """
     shape = read_shape(shape_path)
     found = acpi_digests(shape, program=program)
@@ -82,7 +82,7 @@ def acpi(shape_path: Path, program: str, *, as_json: bool) -> None:
         console().print(f"{name:<13} {digest.hex()}")
 
 
-@command.command()
+@command.command(short_help="Compute the registers of an image in a shape.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--shape", "shape_path", required=True, type=click.Path(path_type=Path), help="The shape of the launch.")
 @click.option("--config", type=click.Path(path_type=Path), help="The config document: MRCONFIGID and RTMR3 events.")

@@ -43,7 +43,7 @@ def show(file: Path, *, as_json: bool) -> None:
     console().print("NOT VERIFIED", style="bold yellow")
 
 
-@command.command()
+@command.command(short_help="Verify a quote, or every quote in a folder.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--collateral", "collateral_path", required=True, type=click.Path(path_type=Path), help="Collateral, or a folder."

@@ -129,7 +129,7 @@ def _report(signed: SignedReceipt, verdict: Verdict, *, every: bool, as_json: bo
     out.print(confidentiality_line(confidential=verdict.confidential))
 
 
-@command.command()
+@command.command(short_help="Put into a dossier what shows that it is anchored.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--network",

@@ -22,6 +22,7 @@ from ..ton.network import PUBLIC_IDS, Network, block_json
 from ..ton.registry_view import RegistryView, view_registry
 
 SAYS: Final = "A registration proves possession of a key, not attestation. Images and models are the owner's list."
+TIMES: Final = frozenset({"since", "not after", "anchored", "valid until"})
 
 
 @click.group(name="registry")
@@ -128,7 +129,7 @@ def _show(view: RegistryView, network: Network, *, now: datetime) -> None:
     table = _table("enclaves", "receipt key", "boot", "batches", "head", "anchored", "valid until")
     for key, it in state.enclaves.items():
         revoked = state.revoked_keys.get(key)
-        until = _time(it.valid_until) if revoked is None else f"REVOKED {_time(revoked)}"
+        until = _time(it.valid_until) if revoked is None else f"REVOKED\n{_time(revoked)}"
         anchored = _time(it.anchored_at) if it.anchored_at else "never"
         table.add_row(key.hex()[:16], it.boot.hex()[:16], str(it.seqno), it.head.hex()[:16], anchored, until)
     out.print(table if state.enclaves else "\nenclaves: none")
@@ -141,5 +142,6 @@ def _show(view: RegistryView, network: Network, *, now: datetime) -> None:
 def _table(title: str, *headings: str) -> Table:
     table = Table(title=f"\n{title}", title_justify="left", box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        # Where room is short, a digest may be folded, a time not.
+        table.add_column(heading, overflow="fold", no_wrap=heading in TIMES)
     return table

@@ -88,7 +88,7 @@ def command() -> None:
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-@command.command(name="build")
+@command.command(name="build", short_help="Build the image of the checkout's commit.")
 @click.option("--profile", type=click.Choice(PROFILES), default="cpu", show_default=True, help="What it runs on.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to make; must not exist.")
 @_json
@@ -120,7 +120,7 @@ def build(profile: str, output: Path, *, as_json: bool) -> None:
     click.echo(f"{output}\nimage id {manifest.image_id.hex()}\ncommit   {source.commit}")
 
 
-@command.command(name="verify")
+@command.command(name="verify", short_help="Build an image's commit again, and compare.")
 @click.argument("image", type=click.Path(path_type=Path, file_okay=False))
 @_json
 @_reports
@@ -174,7 +174,7 @@ def _build(source: Source, profile: str, output: Path, say: Say) -> ImageManifes
     return manifest
 
 
-@command.command(name="authorities")
+@command.command(name="authorities", short_help="Make the SIMULATED authorities of an emulated machine.")
 @click.argument("state", type=click.Path(path_type=Path))
 @click.option("--image", required=True, type=click.Path(path_type=Path), help="Folder of the image.")
 @click.option("--shape", required=True, type=click.Path(path_type=Path), help="Shape file of an emulated machine.")

@@ -84,7 +84,7 @@ def command() -> None:
     """Launch enclave images, list and stop what runs on this host."""
 
 
-@command.command()
+@command.command(short_help="Launch an image in a shape, and stay until it ends.")
 @click.argument("shape", type=click.Path(path_type=Path))
 @click.option("--image", required=True, type=click.Path(path_type=Path), help="Folder of the image.")
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="Config document (measured).")
@@ -257,7 +257,7 @@ def ps(run_dir: Path, *, as_json: bool) -> None:
     Console(width=None if wide else 240, soft_wrap=not wide, highlight=False, markup=False).print(table)
 
 
-@command.command()
+@command.command(short_help="Show what an enclave says of itself: no evidence.")
 @click.argument("name")
 @_run_dir
 @_json
