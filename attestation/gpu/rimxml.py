@@ -63,7 +63,7 @@ def parse_xml(data: bytes) -> Element:
     """Parse at most 256 KiB of UTF-8 XML into a tree. Raises Malformed(MalformedRim); stops at the first offence."""
     if len(data) > MAX_RIM_BYTES:
         raise Malformed(_CODE, _WHERE, want=f"at most {MAX_RIM_BYTES} bytes", got=len(data))
-    if not data.startswith(b"<"):
+    if not data.startswith(b"<") or b"\0" in data:  # expat takes UTF-16 for what it is, whatever it was told
         raise Malformed(_CODE, _WHERE, want="UTF-8 XML without a byte order mark", got="other data")
     return _Builder().parse(data)
 
