@@ -44,6 +44,7 @@ class ExchangeBody:
     offer_hash: bytes | None = None  # 32
     maximum_total: int | None = None  # nanograms
     voucher: bytes | None = None
+    evidence_digest: bytes | None = None  # 32, of the evidence that the client verified
 
     def encode(self) -> bytes:
         """Give the deterministic CBOR that is committed to."""
@@ -55,7 +56,9 @@ class ExchangeBody:
             5: self.policy_digest,
             6: self.openai,
         }
-        optional = (self.tenant, self.account, self.offer_hash, self.maximum_total, self.voucher)
+        optional = (
+            self.tenant, self.account, self.offer_hash, self.maximum_total, self.voucher, self.evidence_digest
+        )  # fmt: skip
         m.update({key: value for key, value in enumerate(optional, start=7) if value is not None})
         return cbor.encode(m)
 
@@ -63,7 +66,7 @@ class ExchangeBody:
     def decode(cls, data: bytes) -> ExchangeBody:
         """Read a body. Raises Malformed(MalformedRequest)."""
         m = cbor.decode_map(
-            data, limit=MAX_BODY, what="body", code=_REQUEST, required=range(1, 7), optional=range(7, 12)
+            data, limit=MAX_BODY, what="body", code=_REQUEST, required=range(1, 7), optional=range(7, 13)
         )
         endpoint = cbor.as_text(m[1], "body.endpoint", code=_REQUEST, limit=64)
         if endpoint not in ENDPOINTS:
@@ -84,6 +87,7 @@ class ExchangeBody:
             offer_hash=digest(9, "offer_hash"),
             maximum_total=cbor.as_uint(m[10], "body.maximum_total", code=_REQUEST) if 10 in m else None,
             voucher=cbor.as_bytes(m[11], "body.voucher", code=_REQUEST, limit=MAX_VOUCHER) if 11 in m else None,
+            evidence_digest=digest(12, "evidence_digest"),
         )
 
 

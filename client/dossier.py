@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from attestation.dossier import DisclosedSalts, Dossier
-from attestation.evidence import Evidence
 
 from .errors import UsageFault
 from .exchange import Run
@@ -16,7 +15,7 @@ def dossier_of(run: Run, *, policy: bytes) -> Dossier:
         raise RuntimeError("only a finished run has a dossier")
     salts = run.sealed.schedule.salts
     return Dossier(
-        evidence=Evidence.decode(run.attested.evidence).encode(),  # without fields that this release does not know
+        evidence=run.attested.evidence,
         nonce=run.attested.nonce,
         sealed=run.sealed.wire,
         transcript_hash=run.witness.transcript_hash,

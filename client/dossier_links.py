@@ -35,6 +35,7 @@ def dossier_links(
     kids = [key_id(key).hex() for key in epoch.seal_keys]
     first, last = epoch.not_before - skew, min(epoch.not_after, receipt.issued_at + TIME_WINDOW)
     digest, named = sha256(dossier.policy).hexdigest(), body.policy_digest.hex()
+    evidence, seen = sha256(dossier.evidence).hexdigest(), (body.evidence_digest or b"").hex()
     return [
         *_evidence_links(dossier, verified),
         clause(
@@ -53,6 +54,7 @@ def dossier_links(
             "body.first_epoch", "ReceiptMismatch", holds=1 <= body.first_epoch <= receipt.epoch,
             want=f"1 to {receipt.epoch}", got=body.first_epoch,
         ),
+        clause("dossier.evidence", "ReceiptMismatch", holds=evidence == seen, want=seen or "its digest", got=evidence),
     ]  # fmt: skip
 
 

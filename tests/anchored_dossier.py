@@ -191,6 +191,7 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
             yield "last bit", value[:-1] + bytes((value[-1] ^ 1,))
             yield "shorter", value[:-1]
         yield "longer", value + b"\x00"
+        yield "longer by a line", value + b"\n"
     elif isinstance(value, str):
         yield "longer", value + "x"
     elif isinstance(value, dict):
@@ -198,6 +199,8 @@ def changes(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list) and value:
         yield "fewer", value[:-1]
         yield "twice", value + value[-1:]
+        if value != value[::-1]:
+            yield "turned", value[::-1]
 
 
 def anchoring_of(data: bytes) -> bytes:

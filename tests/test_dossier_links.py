@@ -85,6 +85,7 @@ def test_a_salt_left_out_is_said_to_be(kept: Kept, path: Path_, rule: str) -> No
 @pytest.mark.parametrize("more", [b"\x00", b"\xff", b"\xa0"])
 def test_unused_bytes_are_malformed(kept: Kept, more: bytes) -> None:
     assert broken(kept, kept.data + more)[0] == "MalformedDossier"
+    assert broken(kept, bent(kept.data, (2, ">"), lambda e: e | {64: more})) == ("ReceiptMismatch", "dossier.evidence")
     for path in ((2,), (6,), (9,), (11,)):
         code, _ = broken(kept, bent(kept.data, path, lambda part: part + more))
         assert code in {"MalformedEvidence", "MalformedRequest", "MalformedReceipt", "MalformedProof"}
@@ -114,7 +115,10 @@ ROWS: list[tuple[Path_, Callable[[Any], Any], str, str]] = [
     ((2, ">", 7), flip, "ConfigDigestMismatch", "config"),
     ((2, ">", 8), flip, "OperatorDigestMismatch", "operator"),
     ((2, ">", 10), flip, "ManifestMismatch", "evidence.manifest"),
+    ((2, ">", 9), lambda collateral: collateral + b"\n", "ReceiptMismatch", "dossier.evidence"),
     ((2, ">", 12), lambda _: GONE, "GpuEvidenceMissing", "evidence.gpu"),
+    ((2, ">", 12, 4, 1, 0), lambda rim: rim + b"\n", "ReceiptMismatch", "dossier.evidence"),
+    ((2, ">", 12, 4, 2), lambda answers: answers[::-1], "ReceiptMismatch", "dossier.evidence"),
     ((3,), flip, "NonceMismatch", "claims.nonce"),
     ((4,), lambda sent: sent[:-1] + flip(sent[-1:]), "ReceiptMismatch", "receipt.ciphertext"),
     ((4,), lambda sent: sent[:-1], "ReceiptMismatch", "receipt.ciphertext"),
@@ -137,6 +141,8 @@ ROWS: list[tuple[Path_, Callable[[Any], Any], str, str]] = [
     ((6, ">", 5), flip, "ReceiptMismatch", "dossier.policy"),
     ((6, ">", 6), lambda text: text.replace(b"first", b"First"), "CommitmentMismatch", "commitment.request"),
     ((6, ">", 8), lambda _: GONE, "ReceiptMismatch", "receipt.account"),
+    ((6, ">", 12), flip, "ReceiptMismatch", "dossier.evidence"),
+    ((6, ">", 12), lambda _: GONE, "ReceiptMismatch", "dossier.evidence"),
     ((7,), lambda text: text.replace(b"first", b"First"), "CommitmentMismatch", "commitment.response"),
     ((8, 1), flip, "CommitmentMismatch", "commitment.request"),
     ((8, 2), flip, "CommitmentMismatch", "commitment.response"),
