@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -73,6 +73,25 @@ def print_error(error: AttestationError | ClientError) -> None:
         out.print(findings_table(f for f in verdict.findings if not f.holds))
 
 
+def show_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values in two columns, values folded where a terminal is narrow, those of a list a row each."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        table.add_row(name, "\n".join(map(_shown, value)) or "none" if isinstance(value, list) else _shown(value))
+    console().print(table)
+
+
+def _shown(value: object) -> str:
+    """Show a value to a person."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
 def findings_table(findings: Iterable[Finding], *, title: str | None = None) -> Table:
     """Give findings as a table: a mark, the rule, what was wanted and what was found."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -97,8 +116,8 @@ def show_findings(findings: Iterable[Finding], *, title: str, every: bool) -> No
         out.print(findings_table(telling))
     waived = [f.rule for f in found if f.waived is not None]
     holding = sum(f.holds and f.waived is None for f in found)
-    out.print(f"{holding} of {len(found) - len(waived)} clauses hold")
-    if waived:
+    out.print(f"{holding} of {len(found) - len(waived)} clauses hold" + (f", {len(waived)} waived" if every else ""))
+    if waived and not every:
         out.print(f"{len(waived)} waived (--all says why):", style="dim")
         out.print(_by_section(waived))
 
@@ -109,7 +128,7 @@ def _by_section(rules: Iterable[str]) -> Table:
     for rule in rules:
         section, _, rest = re.sub(r"\[([0-9a-f]{8})[0-9a-f]+\]", r"[\1...]", rule).partition(".")
         sections.setdefault(section, []).append(rest or "the whole section")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2), style="dim")
+    table = Table(box=None, show_header=False, pad_edge=False, style="dim")
     for section, names in sections.items():
         table.add_row(section, Text(", ".join(names), overflow="fold"))
     return table

@@ -27,6 +27,7 @@ from ..output import (
     print_json,
     read_file,
     reports_errors,
+    show_fields,
     show_findings,
 )
 from ..settings import ChosenPolicy, choose_policy
@@ -50,8 +51,7 @@ def show(file: Path, *, switch: bool, as_json: bool) -> None:
     if as_json:
         print_json({"ok": True, "code": None, "exit": 0, "authentic": False, "appraised": False, "report": fields})
         return
-    for name, value in fields.items():
-        console().print(f"{name:<16} {value}")
+    show_fields(fields)
     console().print("NOT VERIFIED", style="bold yellow")
 
 
@@ -185,8 +185,7 @@ def _devices(evidence: Path | None, report: Path | None, chain: Path | None) -> 
 def _show(result: _Result, *, every: bool) -> None:
     out = console()
     for device in result.verified.devices if result.verified else ():
-        for name, value in device_json(device).items():
-            out.print(f"{name:<16} {value}")
+        show_fields(device_json(device))
         out.print()
     for rim in rims_json(result.verified.devices) if result.verified else []:
         out.print(f"reference values {rim['component']} {rim['product']} {rim['version']}")

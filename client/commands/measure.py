@@ -17,7 +17,7 @@ from attestation.tdx.measure_layout import layout_of
 from ..acpi_qtest import acpi_digests
 from ..errors import UsageFault
 from ..measuring import Measured, acpi_document, measure, parse_key, read_acpi_file, read_shape
-from ..output import console, print_json, read_file, reports_errors
+from ..output import console, print_json, read_file, reports_errors, show_fields
 
 
 @click.group(name="measure")
@@ -57,10 +57,12 @@ def firmware(file: Path, *, as_json: bool) -> None:
         where = (f"{value:#x}" for value in (s.offset, s.size, s.address, s.memory))
         table.add_row(s.type.name, *where, str(s.pages), how)
     out.print(table)
-    out.print(f"SHA-256           {sha256(data).hexdigest()}")
-    out.print(f"MRTD single pass  {orders['single_pass']}  (Linux 6.16, QEMU 10.1 and newer)")
-    out.print(f"MRTD two passes   {orders['two_pass']}  (the series before them)")
-    out.print(f"event layout      {layout.name if layout else 'not known: RTMR0 to RTMR2 cannot be computed'}")
+    show_fields({
+        "SHA-256": sha256(data).hexdigest(),
+        "MRTD, single pass": f"{orders['single_pass']} (Linux 6.16, QEMU 10.1 and newer)",
+        "MRTD, two passes": f"{orders['two_pass']} (the series before them)",
+        "event layout": layout.name if layout else "not known: RTMR0 to RTMR2 cannot be computed",
+    })  # fmt: skip
 
 
 @command.command(short_help="Print the digests of a shape's ACPI tables.")
@@ -78,8 +80,7 @@ def acpi(shape_path: Path, program: str, *, as_json: bool) -> None:
     if as_json:
         print_json(acpi_document(found, shape))
         return
-    for name, digest in (("table-loader", found.loader), ("rsdp", found.rsdp), ("tables", found.tables)):
-        console().print(f"{name:<13} {digest.hex()}")
+    show_fields({"table-loader": found.loader.hex(), "rsdp": found.rsdp.hex(), "tables": found.tables.hex()})
 
 
 @command.command(short_help="Compute the registers of an image in a shape.")
@@ -139,17 +140,18 @@ def _acpi(shape: Shape, path: Path | None, program: str | None) -> AcpiDigests |
 def _print(measured: Measured, *, explain: bool) -> None:
     out, manifest, shape = console(), measured.image.manifest, measured.shape
     signer = measured.image.signer
-    out.print(f"image         {manifest.name} {manifest.version}, profile {manifest.profile}")
-    out.print(f"image id      {measured.image.image_id.hex()}")
-    out.print(f"signed by     {signer.hex() if signer is not None else 'nobody'}")
-    out.print(f"shape         {shape.name}: {shape.machine}, {shape.vcpus} vCPUs, {shape.memory_mib} MiB")
-    out.print(f"event layout  {measured.prediction.layout or 'not known'}")
     reasons = measured.reasons()
+    fields = {
+        "image": f"{manifest.name} {manifest.version}, profile {manifest.profile}",
+        "image id": measured.image.image_id.hex(),
+        "signed by": signer.hex() if signer is not None else "nobody",
+        "shape": f"{shape.name}: {shape.machine}, {shape.vcpus} vCPUs, {shape.memory_mib} MiB",
+        "event layout": measured.prediction.layout or "not known",
+    }
     for name, value in measured.values().items():
-        said = value.hex() if value is not None else "not computed"
-        out.print(f"{name.upper().replace('_', ''):<13} {said}", style="" if value is not None else "yellow")
-        if value is None and explain:
-            out.print(f"{'':<13} {reasons[name]}", style="dim")
+        why = f": {reasons[name]}" if value is None and explain else ""
+        fields[name.upper().replace("_", "")] = value.hex() if value is not None else f"not computed{why}"
+    show_fields(fields)
     if explain:
         _print_events(measured)
     else:

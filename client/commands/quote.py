@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from attestation.tdx.eventlog import MAX_LOG
 from attestation.tdx.quote import Quote
@@ -16,7 +15,16 @@ from ..attested import wall_clock
 from ..ear import ear
 from ..errors import UsageFault
 from ..measuring import Measured, measure, read_acpi_file, read_shape
-from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
+from ..output import (
+    confidentiality_line,
+    console,
+    parse_time,
+    print_json,
+    read_file,
+    reports_errors,
+    show_fields,
+    show_findings,
+)
 from ..quote_batch import verify_folder
 from ..quote_check import QuoteCheck, check_quote, expected_report_data, read_collateral, read_quote
 from ..quote_report import BODY_TYPES, quote_json
@@ -189,17 +197,10 @@ def _print_measurements(image: Measured, check: QuoteCheck) -> None:
 
 def _print_fields(quote: Quote) -> None:
     fields = quote_json(quote)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     names = fields.pop("td_attributes_names")
     qe, rtmr = fields.pop("qe"), fields.pop("rtmr")
     fields["body_type"] = f"{quote.body_type} ({BODY_TYPES[quote.body_type]})"
     fields["td_attributes"] = f"{quote.report.td_attributes.hex()} {names}"
-    for name, value in fields.items():
-        table.add_row(name, str(value))
-    for index, value in enumerate(rtmr if isinstance(rtmr, list) else []):
-        table.add_row(f"rtmr{index}", str(value))
-    for name, value in (qe if isinstance(qe, dict) else {}).items():
-        table.add_row(f"qe.{name}", str(value))
-    console().print(table)
+    fields |= {f"rtmr{index}": value for index, value in enumerate(rtmr if isinstance(rtmr, list) else [])}
+    fields |= {f"qe.{name}": value for name, value in (qe if isinstance(qe, dict) else {}).items()}
+    show_fields(fields)
