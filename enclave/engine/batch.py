@@ -61,6 +61,15 @@ class Batch:
         self._outputs += [0] * (count - 1) + [int(output)]
         return len(self._tokens) - 1
 
+    def advance(self, tokens: Sequence[int]) -> Handle:
+        """Give the last batch again, one position on and with other `tokens`: one for each that it had."""
+        size = len(self._tokens)
+        if len(tokens) != size:
+            raise ValueError("not the batch of before")
+        self._token[:size] = tokens
+        self._pos[:size] += 1
+        return self._struct
+
     def struct(self) -> Handle:
         """Give what llama_decode takes. Raises ValueError when more was added than fits."""
         size = len(self._tokens)

@@ -15,7 +15,7 @@ from ..seams import EngineEvent, EventKind, FinishReason
 from .batch import Batch
 from .fair_queue import FairQueue
 from .logprobs import TokenLogprobs, measure
-from .native import NativeContext, NativeError, NativeModel
+from .native import Handle, NativeContext, NativeError, NativeModel
 from .plan import Plan
 from .prefixes import Slots
 from .sampling import GrammarDeadEnd, Sampler
@@ -77,6 +77,7 @@ class Lane:
         self._batch = Batch(ubatch + slots, slots)
         self._slots = Slots(context, slots, reuse=not model.recurrent, now=now)
         self._active: list[Sequence] = []  # in the order of admission
+        self._again: list[Sequence] = []  # all of them as the last batch had them, if the next may be the same
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
         self._dirty = False
@@ -133,11 +134,15 @@ class Lane:
         if not self._active:
             return
         began = time.perf_counter()
-        prompt, decoded = self._fill()
-        if self._context.decode(self._batch.struct()) != 0:
+        if self._again:
+            prompt, decoded, batch = 0, len(self._again), self._advance()
+        else:
+            prompt, decoded = self._fill()
+            batch = self._batch.struct()
+        if self._context.decode(batch) != 0:
             self._roll_back()
             return
-        for sequence in list(self._active):
+        for sequence in self._again or list(self._active):
             if sequence.index >= 0:
                 self._take_token(sequence, events)
         self.speed.note(prompt, decoded, time.perf_counter() - began)
@@ -187,6 +192,7 @@ class Lane:
             self._halfway = run if run.waiting else None
             try:
                 self._active.append(self._begin(run, choice, slot, cached))
+                self._again = []
             except ValueError:  # a grammar that the child compiled and we cannot: this run's fault alone
                 self._slots.give_back(slot, b"", ())
                 self._drop(run)
@@ -230,7 +236,9 @@ class Lane:
                 share[sequence.slot] = size
                 budget -= size
                 self.reading = sequence.run.job_id
-        for sequence in sorted(self._active, key=_by_slot):
+        ordered = sorted(self._active, key=_by_slot)
+        self._again = ordered if decoding == len(ordered) else []
+        for sequence in ordered:
             sequence.mark = sequence.past
             if sequence.next_token >= 0:
                 sequence.index = batch.add(sequence.slot, sequence.next_token, sequence.past)
@@ -248,8 +256,16 @@ class Lane:
             sequence.past = end
         return sum(share.values()), decoding
 
+    def _advance(self) -> Handle:
+        """Give the batch of a step like the one before: everybody's next token, one position on."""
+        for sequence in self._again:
+            sequence.mark = sequence.past
+            sequence.past += 1
+        return self._batch.advance([sequence.next_token for sequence in self._again])
+
     def _roll_back(self) -> None:
         """After an abort or a full cache: forget what the batch may have written, and try again next step."""
+        self._again = []
         for sequence in self._active:
             sequence.past = sequence.mark
             self._context.forget(sequence.slot, sequence.mark)
@@ -261,7 +277,8 @@ class Lane:
             over = sequence.stream.end(FinishReason.LENGTH)
         else:
             sequence.next_token = token
-            over = sequence.stream.push(token, self._logprobs(sequence, token))
+            read = sequence.run.plan.logprobs is not None
+            over = sequence.stream.push(token, self._logprobs(sequence, token) if read else None)
         sequence.stream.take(events)
         if over:
             self._retire(sequence, events)
@@ -282,6 +299,7 @@ class Lane:
 
     def _release(self, sequence: Sequence) -> None:
         self._active.remove(sequence)
+        self._again = []
         sequence.sampler.free()
         tokens = (*sequence.run.plan.prompt, *sequence.stream.ids)[: sequence.past]
         self._slots.give_back(sequence.slot, sequence.run.tenant, tokens)

@@ -148,6 +148,9 @@ class NativeModel:
 # Python must not be called there.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, lc.ggml_abort_callback)
 _logits_ith = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(("llama_get_logits_ith", _LIBRARY))
+_sampled_ith = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)(
+    ("llama_get_sampled_token_ith", _LIBRARY)
+)
 _embeddings_seq = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ("llama_get_embeddings_seq", _LIBRARY)
 )
@@ -223,7 +226,8 @@ class NativeContext:
 
     def sampled(self, index: int) -> int:
         """Give the token that the sampler in the graph chose for the batch's token `index`; negative for none."""
-        return int(lc.llama_get_sampled_token_ith(self.handle, index))
+        token: int = _sampled_ith(self.handle, index)
+        return token
 
     def attach(self, slot: int, chain: Handle) -> bool:
         """Let `chain` sample inside the graph for `slot`; None detaches. The caller keeps the chain alive."""

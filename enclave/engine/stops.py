@@ -18,6 +18,7 @@ class TextOut:
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = b""
+        self._partway = False  # the decoder holds the beginning of a character
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.stopped = False
 
@@ -26,7 +27,11 @@ class TextOut:
         if self.stopped:
             return ""
         if not self._stops:
-            return self._decoder.decode(piece)
+            if piece.isascii() and not self._partway:  # nearly always, and cheaper by half
+                return piece.decode("ascii")
+            text = self._decoder.decode(piece)
+            self._partway = bool(self._decoder.getstate()[0])
+            return text
         data = self._held + piece
         found = [at for at in map(data.find, self._stops) if at >= 0]
         if found:

@@ -15,6 +15,7 @@ from .toolcalls import CallReader
 
 _THINK, _END_THINK = b"<think>", b"</think>"
 _TAIL: Final = 16
+_DELTA: Final = EventKind.DELTA
 
 
 class ChoiceStream:
@@ -25,6 +26,7 @@ class ChoiceStream:
         self._choice = choice
         self._plan = plan
         self._model = model
+        self._ends = model.ends
         self._out = TextOut(plan.stops)
         self._text = plan.echo.decode("utf-8")
         self._offset = len(self._text)  # characters before the next token, for the logprobs of a completion
@@ -47,12 +49,13 @@ class ChoiceStream:
         """Take one sampled token; True when the choice is over."""
         self.ids.append(token)
         self._fresh.append(token)
-        if token in self._model.ends:
+        if token in self._ends:
             return self.end(FinishReason.STOP)
         piece = self._model.piece(token)
         if self._plan.reasons:
             self._think(piece)
-        self._say(self._out.feed(piece))
+        text = self._out.feed(piece)
+        self._text += text if self._calls is None else self._calls.feed(text)
         if logprobs is not None:
             self._logprobs.append(logprobs)
         if self._out.stopped:
@@ -60,9 +63,6 @@ class ChoiceStream:
         if len(self.ids) >= self._plan.limit:
             return self.end(FinishReason.LENGTH)
         return False
-
-    def _say(self, text: str) -> None:
-        self._text += self._calls.feed(text) if self._calls is not None and text else text
 
     def _think(self, piece: bytes) -> None:
         """Count tokens between the model's own tags, the tags included."""
@@ -76,8 +76,11 @@ class ChoiceStream:
 
     def end(self, finish: FinishReason) -> bool:
         """Close the choice; what was held back comes out now."""
-        self._say(self._out.finish())
-        if self._calls is not None:
+        text = self._out.finish()
+        if self._calls is None:
+            self._text += text
+        else:
+            self._text += self._calls.feed(text)
             text, calls = self._calls.finish()
             self._text += text
             if calls and finish is FinishReason.STOP:
@@ -92,11 +95,11 @@ class ChoiceStream:
             events.append(
                 EngineEvent(
                     job_id=self._job_id,
-                    kind=EventKind.DELTA,
+                    kind=_DELTA,
                     choice=self._choice,
                     text=self._text.encode("utf-8"),
                     tokens=tuple(self._fresh),
-                    detail=self._details(),
+                    detail=self._details() if self._logprobs or self._detail else b"",
                 )
             )
             self._text = ""
