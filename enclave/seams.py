@@ -137,7 +137,9 @@ class EventKind(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@dataclass(
+    slots=True, kw_only=True, repr=False
+)  # not frozen: one is made per token, and that would take thrice as long
 class EngineEvent:
     """One thing that happened to a job. A job ends with exactly one FINISHED or FAILED. Has no repr."""
 
