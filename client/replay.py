@@ -30,13 +30,14 @@ from .errors import UsageFault
 NOT_RECOUNTED: Final = "not recounted"
 _SCHEMA: Final = "sericin-replay/1"
 _PROMPT: Final = "replay.prompt"
+MODEL: Final = "replay.model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
     """What re-execution found."""
 
-    mode: str  # "bit-exact" or "teacher-forced"
+    mode: str  # "bit-exact", "teacher-forced" or "recounted"
     why: str
     tokens: int
     links: tuple[Finding, ...]
@@ -98,12 +99,17 @@ def _ids_by_choice(payload: bytes) -> dict[int, list[int]]:
     return ids
 
 
+def has_engine() -> bool:
+    """Whether the `replay` extra is installed."""
+    return find_spec("llama_cpp") is not None
+
+
 def replay(dossier: Dossier, boot: BootMap, model: Path) -> Replay:
     """Re-execute the run of `dossier`, already audited, with the model file `model`.
 
     Raises UsageFault when it cannot be done here, Untrusted(ReplayMismatch) when the file is another model.
     """
-    if find_spec("llama_cpp") is None:
+    if not has_engine():
         raise UsageFault("re-execution needs llama.cpp: install sericin[replay]")
     salts = dossier.salts
     if not (salts.request and salts.response and salts.tokens):
@@ -132,7 +138,7 @@ def read_answer(data: bytes, *, status: int) -> Replay:
 
 def _refused(code: str, message: str) -> None:
     if code == "model_digest":
-        raise Untrusted("ReplayMismatch", "replay.model", want="the record's weights", got="another file")
+        raise Untrusted("ReplayMismatch", MODEL, want="the record's weights", got="another file")
     raise UsageFault(f"cannot re-execute: {message}")
 
 

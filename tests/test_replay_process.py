@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,51 @@ def test_another_model_file_is_refused(enclave: Process, dossier: Path, tmp_path
     ended = run("audit", dossier, "--policy", enclave.policy, "--replay", "--model", other)
     assert ended.returncode == 4
     assert "ReplayMismatch" in ended.stderr
+
+
+def ask(enclave: Process, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    question = ("Name a colour.", "--max-tokens", "4", "--policy", enclave.policy)
+    return run("ask", enclave.target, *question, *words, state=enclave.folder)
+
+
+def of_the_name(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `model` the pulled one."""
+    (folder / "models").mkdir()
+    (folder / "models" / f"{NAME}.gguf").symlink_to(model)
+    monkeypatch.setenv("SERICIN_CACHE", str(folder))
+
+
+def test_ask_recounts_with_the_pulled_model(enclave: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_the_name(tmp_path, small_model(), monkeypatch)
+    said = ask(enclave, "--json")
+    assert said.returncode == 0, said.stderr
+    recount = json.loads(said.stdout)["recount"]
+    assert (recount["mode"], recount["tokens"]) == ("recounted", 4)
+    assert {"replay.prompt", "replay.choice.0.tokens", "replay.choice.0.text"} <= {r["rule"] for r in recount["links"]}
+    assert all(link["holds"] for link in recount["links"])
+
+
+def test_ask_without_the_model_says_so(enclave: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    monkeypatch.setenv("SERICIN_CACHE", str(tmp_path))
+    said = ask(enclave)
+    assert (said.returncode, "links hold; not recounted" in said.stderr) == (0, True)
+    named = ask(enclave, "--recount", model)
+    assert (named.returncode, "links hold; token counts recounted" in named.stderr) == (0, True)
+    missing = ask(enclave, "--recount", tmp_path / "none.gguf")
+    assert (missing.returncode, missing.stdout) == (2, "")  # nothing was asked
+
+
+def test_ask_refuses_a_named_file_of_another_model(
+    enclave: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF")
+    of_the_name(tmp_path, other, monkeypatch)
+    assert "not recounted" in ask(enclave).stderr  # a pulled one may be what its owner wants it to be
+    refused = ask(enclave, "--recount", other, "--dossier", tmp_path / "kept")
+    assert (refused.returncode, "ReplayMismatch" in refused.stderr) == (4, True)
+    assert (tmp_path / "kept").is_file()
 
 
 def test_the_process_keeps_its_secrets(enclave: Process, dossier: Path) -> None:

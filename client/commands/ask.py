@@ -20,7 +20,9 @@ from ..memory import ReceiptMemory
 from ..openai_shapes import CHAT
 from ..output import confidentiality_line, console, print_json, reports_errors, write_file
 from ..questions import chat_body, choose_model
-from ..settings import ChosenPolicy, choose_policy, state_dir
+from ..recount import recount, require_at_hand
+from ..replay import NOT_RECOUNTED, Replay
+from ..settings import choose_policy, state_dir
 from ..target import parse_target
 
 
@@ -33,6 +35,13 @@ from ..target import parse_target
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature; 0 is greedy.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of the sampler.")
 @click.option("--dossier", "dossier_path", type=click.Path(path_type=Path), help="Write everything an auditor needs.")
+@click.option(
+    "--recount",
+    "model_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Recount the tokens with this model file; else with the pulled one, where it is the enclave's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end instead of a stream.")
 @reports_errors
 def command(
@@ -44,18 +53,22 @@ def command(
     temperature: float | None,
     seed: int | None,
     dossier_path: Path | None,
+    model_file: Path | None,
     *,
     as_json: bool,
 ) -> None:
     """Ask the verified enclave at TARGET; "-" as PROMPT reads standard input.
 
-    Nothing of the prompt leaves this machine before the enclave was verified and accepted. Exit codes: 0 complete,
+    Nothing of the prompt leaves this machine before the enclave was verified and accepted. The receipt's token counts
+    are recounted where the replay extra and the model are at hand; a count that differs is 4. Exit codes: 0 complete,
     3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable or outcome unknown, 7 declined by the enclave.
     """
     chosen = choose_policy(policy_path)
     parsed = parse_target(target)
     if dossier_path is not None and not dossier_path.parent.is_dir():
         raise UsageFault(f"{dossier_path}: its directory is not there")  # said before the question is asked and paid
+    if model_file is not None:
+        require_at_hand(model_file)
 
     def connect() -> Attested:
         return attest(
@@ -74,7 +87,10 @@ def command(
     finally:
         run.attested.connection.close()
         memory.close()
-    _conclude(run, chosen, dossier_path, as_json=as_json)
+    if dossier_path is not None:
+        write_file(dossier_path, dossier_bytes(run, policy=chosen.document))  # before the recount: it is the proof
+    counted = recount(run, policy=chosen.document, model=model_file)
+    _conclude(run, counted, dossier_path, as_json=as_json)
 
 
 def _model_name(attested: Attested, wanted: str | None) -> str:
@@ -101,12 +117,10 @@ def _stream(run: Run, *, as_json: bool) -> None:
         click.echo()
 
 
-def _conclude(run: Run, chosen: ChosenPolicy, dossier_path: Path | None, *, as_json: bool) -> None:
+def _conclude(run: Run, counted: Replay | None, dossier_path: Path | None, *, as_json: bool) -> None:
     if run.receipt is None:
         raise RuntimeError("a run that ended has a receipt")
     receipt, confidential = run.receipt.receipt, run.attested.verdict.confidential
-    if dossier_path is not None:
-        write_file(dossier_path, dossier_bytes(run, policy=chosen.document))
     if as_json:
         print_json(
             {
@@ -118,6 +132,7 @@ def _conclude(run: Run, chosen: ChosenPolicy, dossier_path: Path | None, *, as_j
                 "confidential": confidential,
                 "receipt": {"hash": receipt.hash.hex(), "serial": receipt.serial, "price": receipt.price},
                 "usage": {"prompt": receipt.prompt_tokens, "completion": receipt.completion_tokens},
+                "recount": NOT_RECOUNTED if counted is None else counted.to_json(),
                 "dossier": str(dossier_path) if dossier_path else None,
             }
         )
@@ -125,7 +140,8 @@ def _conclude(run: Run, chosen: ChosenPolicy, dossier_path: Path | None, *, as_j
     out = console(stderr=True)
     out.print(
         f"receipt {receipt.hash.hex()[:16]} (serial {receipt.serial}) verified: {receipt.prompt_tokens} prompt and "
-        f"{receipt.completion_tokens} completion tokens; {len(run.links)} links hold; not recounted",
+        f"{receipt.completion_tokens} completion tokens; {len(run.links)} links hold; "
+        + (NOT_RECOUNTED if counted is None else "token counts recounted"),
         style="dim",
     )
     if dossier_path is not None:

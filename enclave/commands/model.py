@@ -143,7 +143,7 @@ def digest_model(file: Path, *, as_json: bool) -> None:
             click.echo(f"{key:12} {value if value is not None else '-'}")
 
 
-@command.command(name="disk")
+@command.command(name="disk", short_help="Print or write the disk that an image finds a model on.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write the disk into.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -165,10 +165,11 @@ def disk_model(file: Path, output: Path | None, *, as_json: bool) -> None:
         click.echo(f'"disk": {json.dumps(disk)}' + (f"\n{path}" if path else ""))
 
 
-@command.command(name="replay")
+@command.command(name="replay", short_help="Re-execute a run: what `sericin audit --replay` starts.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads that compute; 0 for this machine's.")
-def replay_model(file: Path, threads: int) -> None:
+@click.option("--count", is_flag=True, help="Recount the tokens alone: what 'sericin ask' asks for.")
+def replay_model(file: Path, threads: int, *, count: bool) -> None:
     """Re-execute a run with the model FILE: what `sericin audit --replay` asks for.
 
     Reads the run from standard input and prints one JSON document, both described in docs/models.md. Exit codes: 0 the
@@ -185,7 +186,8 @@ def replay_model(file: Path, threads: int) -> None:
     try:
         question = read_question(sys.stdin.buffer.read(MAX_QUESTION + 1))
         total = sum(len(choice.ids) for choice in question.choices)
-        with Replayer(question.record, file, threads=threads) as model, _progress("Re-executing", total) as progress:
+        ready = Replayer(question.record, file, threads=threads, count=count)
+        with ready as model, _progress("Re-executing", total) as progress:
             result = model.replay(question, progress=progress)
     except Malformed as error:
         _cannot(str(error), error.code, 3)

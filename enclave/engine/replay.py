@@ -9,6 +9,9 @@ claimed is put to the model, after all the claimed ones before it:
 - **teacher-forced** otherwise: a greedy token must be within TOLERANCE of the largest logit, a drawn one must be one
   that top-k, min-p and top-p leave, with the same tolerance. That is evidence and not proof: a token is not shown to be
   the one that was drawn, only one that could have been.
+
+A recount is the same without the model's computing: only its vocabulary is loaded, the prompt's tokens are counted
+anew, and the answer's are held to its text.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from .rerun import TOLERANCE, rerun
 from .selftest import EXACT, measure
 from .stream import ChoiceStream
 
+_COUNTED: Final = ("recounted", "the prompt's tokens, and the answer's against its text")
 _FINISHES: Final = ("stop", "length", "tool_calls")
 
 
@@ -72,9 +76,9 @@ class Check:
 class ReplayResult:
     """What came out."""
 
-    mode: str  # "bit-exact" or "teacher-forced"
+    mode: str  # "bit-exact", "teacher-forced" or "recounted"
     why: str
-    tokens: int  # re-executed completion tokens
+    tokens: int  # re-executed or recounted completion tokens
     checks: tuple[Check, ...]
 
     @property
@@ -86,17 +90,21 @@ class ReplayResult:
 class Replayer:
     """A model made ready to re-execute runs of one record. Use as a context manager."""
 
-    def __init__(self, record: ModelRecord, path: Path, *, threads: int) -> None:
-        """Load the file at `path`. Raises ModelRefused when it is not the record's model, TemplateRefused."""
+    def __init__(self, record: ModelRecord, path: Path, *, threads: int, count: bool = False) -> None:
+        """Load the file at `path`; to `count`, its vocabulary alone.
+
+        Raises ModelRefused when it is not the record's model, TemplateRefused.
+        """
         self._record = record
+        self._count = count
         self._config = _config(record, path, threads)
         weights = Weights(path, record.weights)
         try:
             facts = read_facts(weights.fd)
             if (facts.tokenizer, facts.template) != (record.tokenizer, record.template):
                 raise ModelRefused("model_digest", f"{path.name}: tokenizer or template is not the record's")
-            self._selftest = measure(weights.fd, self._config).digest
-            self._model = NativeModel(weights.path)
+            self._selftest = b"" if count else measure(weights.fd, self._config).digest
+            self._model = NativeModel(weights.path, vocabulary_only=count)
         finally:
             weights.close()
         self._grammars = GrammarMaker()
@@ -117,12 +125,15 @@ class Replayer:
 
         Raises RequestRefused when the request is none, NativeError when the model does not compute.
         """
-        mode, why = _mode(question.record, self._selftest)
+        mode, why = _COUNTED if self._count else _mode(question.record, self._selftest)
         plan, checks = _plan(question, self._model, self._maker, self._grammars)
-        context = self._ready()
+        context = None if self._count else self._ready()
         for number, choice in enumerate(question.choices):
             exact = mode == "bit-exact"
-            checks += _check_choice(self._model, context, plan, number, choice, exact=exact, progress=progress)
+            room = question.record.settings.n_ctx
+            checks += _check_choice(
+                self._model, context, plan, number, choice, exact=exact, room=room, progress=progress
+            )
         total = sum(len(choice.ids) for choice in question.choices)
         return ReplayResult(mode=mode, why=why, tokens=total, checks=tuple(checks))
 
@@ -208,11 +219,11 @@ def _difference(a: Sequence[int], b: Sequence[int]) -> int | None:
 
 
 def _check_choice(
-    model: NativeModel, context: NativeContext, plan: Plan, number: int, choice: ClaimedChoice, *, exact: bool,
-    progress: Callable[[int], None],
+    model: NativeModel, context: NativeContext | None, plan: Plan, number: int, choice: ClaimedChoice, *, exact: bool,
+    room: int, progress: Callable[[int], None],
 ) -> list[Check]:  # fmt: skip
     rule = f"replay.choice.{number}"
-    fits = len(plan.prompt) + len(choice.ids) <= context.context
+    fits = len(plan.prompt) + len(choice.ids) <= room
     if not fits or any(not 0 <= token < model.n_vocab for token in choice.ids):
         return [Check(rule=f"{rule}.tokens", holds=False, want="tokens of this model that fit", got="others")]
     stream, events = ChoiceStream(0, number, plan, model), list[EngineEvent]()
@@ -225,12 +236,15 @@ def _check_choice(
         return [Check(rule=f"{rule}.finish", holds=False, want="an answer that goes on", got=choice.finish)]
     stream.take(events)
     text = b"".join(event.text for event in events).decode("utf-8")
-    different = rerun(model, context, plan, choice.ids, choice=number, exact=exact, progress=progress)
+    different, want = None, "tokens of this model"
+    if context is not None:
+        different = rerun(model, context, plan, choice.ids, choice=number, exact=exact, progress=progress)
+        want = "the model's tokens" if exact else f"tokens within {TOLERANCE} of the model's"
     checks = [
         Check(
             rule=f"{rule}.tokens",
             holds=different is None,
-            want="the model's tokens" if exact else f"tokens within {TOLERANCE} of the model's",
+            want=want,
             got=f"{len(choice.ids)} of {len(choice.ids)}" if different is None else str(different),
         ),
         Check(
