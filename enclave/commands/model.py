@@ -63,7 +63,7 @@ def command() -> None:
     """List, fetch and digest models."""
 
 
-@command.command(name="list")
+@command.command(name="list", short_help="List the models of the catalogue.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_models(*, as_json: bool) -> None:
     """List the models of the catalogue and say which are on this machine."""
@@ -93,7 +93,7 @@ def list_models(*, as_json: bool) -> None:
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(table)
 
 
-@command.command(name="pull")
+@command.command(name="pull", short_help="Fetch a model, check it, and print where it is.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @_reports
