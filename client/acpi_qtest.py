@@ -103,7 +103,8 @@ def arguments(shape: Shape, *, firmware: Path | None = None) -> list[str]:
 
     With `firmware`, a unified file, it runs: what it sets up can then be compared (scripts/compare-acpi).
     """
-    memory = {"qom-type": "memory-backend-ram", "id": "mem0", "size": shape.memory, "prealloc": False}
+    # No guest touches it: an auditor's machine may have less than the shape.
+    memory = {"qom-type": "memory-backend-ram", "id": "mem0", "size": shape.memory, "reserve": False}
     words = ["-S"] if firmware is None else ["-bios", str(firmware)]
     words += ["-accel", "tcg", "-qtest", "stdio", "-nodefaults", "-no-user-config", "-display", "none"]
     words += ["-vga", "none", "-serial", "none", "-parallel", "none", "-monitor", "none", "-qtest-log", "none"]
