@@ -137,9 +137,8 @@ class EventKind(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(
-    slots=True, kw_only=True, repr=False
-)  # not frozen: one is made per token, and that would take thrice as long
+# Not frozen: one is made per token, and a frozen one takes thrice as long to make.
+@dataclass(slots=True, kw_only=True, repr=False)
 class EngineEvent:
     """One thing that happened to a job. A job ends with exactly one FINISHED or FAILED. Has no repr."""
 
