@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
 GROUP: Final = "sericin.commands"
+EXIT_PIPE: Final = 141  # 128 + SIGPIPE: what a shell says of a program whose reader has closed the pipe
 SUMMARIES: Final = {
     "verify": "Verify an enclave against a policy, and send nothing.",
     "ask": "Ask a verified enclave and keep the receipt.",
@@ -51,10 +54,29 @@ class CommandTable(click.Group):
             raise TypeError(f"{point.value} is not a command")
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run one command. A reader that closes the pipe ends it quietly with EXIT_PIPE, whoever wrote last."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _pipe_closed()
+        except SystemExit as e:
+            if isinstance(e.__context__, BrokenPipeError):  # a table's library ends with 1, which says another thing
+                _pipe_closed()
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without loading a single command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, SUMMARIES[name]) for name in self.list_commands(ctx)])
+
+
+def _pipe_closed() -> NoReturn:
+    """End, and let nothing complain of what could not be flushed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    raise SystemExit(EXIT_PIPE) from None
 
 
 def _module_exists(point: EntryPoint) -> bool:
@@ -69,11 +91,14 @@ def _module_exists(point: EntryPoint) -> bool:
 @click.command(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sericin", prog_name="sericin")
 def cli() -> None:
-    """Private AI inference that its host cannot read, and that anybody can check."""
+    """Private AI inference that its host cannot read, and that anybody can check.
+
+    Every command's help says its exit codes. Ctrl-C ends one with 130, a reader that closes the pipe with 141.
+    """
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it with 130."""
+    """Run the command line; Ctrl-C ends it with 130, a closed pipe with EXIT_PIPE."""
     try:
         cli(prog_name="sericin", standalone_mode=False)
     except click.exceptions.Abort:
