@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
 from hashlib import sha256
@@ -244,3 +244,59 @@ def test_the_services_own_sample_is_read_and_not_believed_without_its_key() -> N
         with pytest.raises(AttestationError) as e:
             verify_eat(path.read_bytes(), keys={KID: key().public_key()}, nonce=NONCE, now=now)
         assert e.value.code == SIGNATURE
+
+
+# ---- to the letter
+
+
+def refused(work: Callable[[], object]) -> AttestationError:
+    with pytest.raises(AttestationError) as e:
+        work()
+    return e.value
+
+
+def test_a_token_is_bounded_to_the_letter() -> None:
+    assert ISSUER == "https://nras.attestation.nvidia.com"
+    assert Token(device={"hwmodel": "x" * 256}).verified().devices[0].hwmodel == "x" * 256
+    assert Token(overall={"nbf": 0, "exp": 253402300799}).verified().overall
+    assert refused(lambda: Token(overall={"nbf": -1}).verified()).code == "MalformedEat"
+    assert refused(lambda: Token(overall={"exp": 253402300800}).verified()).code == "MalformedEat"
+    assert Token(
+        device={"x-nvidia-gpu-driver-version": "1" * 65, "x-nvidia-gpu-vbios-version": "2" * 65}
+    ).verified().devices[0] == replace(Token().verified().devices[0], driver_version="1" * 64, vbios_version="2" * 64)
+    assert Token(after=lambda text: text + " " * (262_144 - len(text))).verified().overall
+    assert (
+        refused(lambda: Token(after=lambda text: text + " " * (262_145 - len(text))).verified()).code == "JsonInvalid"
+    )
+
+
+def test_keys_are_bounded_to_the_letter() -> None:
+    assert len(parse_keys(json.dumps({"keys": [jwk()]}).encode())) == 1
+    assert len(parse_keys(json.dumps({"keys": [jwk(kid=str(i)) for i in range(64)]}).encode())) == 64
+    many = json.dumps({"keys": [jwk(kid=str(i)) for i in range(65)]}).encode()
+    e = refused(lambda: parse_keys(many))
+    assert (e.code, e.where) == ("MalformedEat", "jwks.keys")
+
+
+def test_findings_of_a_token_to_the_letter() -> None:
+    gpus = GpuCase().verified()
+    want = "success, debugging disabled"
+
+    def rows(token: Token) -> list[tuple[str, bool, str, str, str]]:
+        return [(f.rule, f.holds, f.code, f.want, f.got) for f in appraise_eat(token.verified(), gpus)]
+
+    same = ("gpu.eat.devices", True, "EatMismatch", f"['{ueid()}']", f"['{ueid()}']")
+    name = "gpu.eat.GPU-0"
+    assert rows(Token()) == [same, (name, True, "EatMismatch", want, "success True, debugging disabled")]
+    debug = Token(device={"dbgstat": "enabled"})
+    assert rows(debug) == [same, (name, False, "EatMismatch", want, "success True, debugging not disabled")]
+    assert rows(Token(device={"ueid": "1"}))[0] == ("gpu.eat.devices", False, "EatMismatch", f"['{ueid()}']", "['1']")
+
+
+def test_a_token_of_sixteen_devices_and_of_one_too_many() -> None:
+    shape = [["JWT", "a.b.c"], {f"GPU-{i}": "a.b.c" for i in range(17)}]
+    e = refused(lambda: verify_eat(json.dumps(shape).encode(), keys={}, nonce=NONCE, now=NOW))
+    assert (e.code, e.where) == ("MalformedEat", "eat")
+    shape[1] = {f"GPU-{i}": "a.b.c" for i in range(16)}
+    assert refused(lambda: verify_eat(json.dumps(shape).encode(), keys={}, nonce=NONCE, now=NOW)).where == "eat.overall"
+    assert int(NOW.timestamp()) == AT
