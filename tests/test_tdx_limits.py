@@ -5,22 +5,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from attestation.errors import AttestationError
 from attestation.tdx import authdata, certificates, collateral, crl, eventlog, memory, qeidentity, quote, tcbinfo
+from attestation.tdx.anchor import SIMULATED_ORGANIZATION
+from attestation.tdx.appraise import TdxPolicy, appraise_quote
+from attestation.tdx.authdata import AuthData, QeReport
 from attestation.tdx.eventlog import MAX_EVENTS, parse_event_log
 from attestation.tdx.pck import SGX_TYPES, Platform
 from attestation.tdx.qeidentity import QeIdentity
+from attestation.tdx.quote import Quote
 from attestation.tdx.signed_json import Fields
 from attestation.tdx.tcbinfo import TcbInfo
-from tests.tdx_cases import PLATFORM, Case
+from tests.tdx_cases import NOW, PLATFORM, Case
 from tests.test_tdx_eventlog import SPEC, binary, record
 from tests.test_tdx_parts import FLAGS, GOOD, INVALID, OFF, ON, PPID, TCB, extension, field, flags, tcb, tlv
 
 CODE = "TcbInfoInvalid"
+AGE = int((NOW - datetime(2025, 8, 13, tzinfo=UTC)).total_seconds())
 
 
 def code_of(work: Callable[[], object]) -> str:
@@ -38,6 +45,89 @@ def test_the_limits_are_these() -> None:
     assert (authdata.MAX_CHAIN, authdata.QE_AUTH_SIZE, authdata.SGX_REPORT_SIZE) == (12_288, 32, 384)
     assert certificates.MAX_PEM >= certificates.MAX_DER > 0
     assert sorted(quote.BODY_SIZES) == [2, 3, 4]
+    assert SIMULATED_ORGANIZATION == "SIMULATED - NOT CONFIDENTIAL"
+
+
+# ---- clauses: what is just enough, and what is just too little
+
+
+ENOUGH: list[tuple[str, Any, Any]] = [  # field, what the machine just meets, what it just misses
+    ("max_tcb_age_seconds", AGE, AGE - 1),
+    ("min_evaluation_data_number", 18, 19),
+    ("max_collateral_age_seconds", 43_200, 43_199),
+    ("min_tee_tcb_svn", "070103" + "00" * 13, "070104" + "00" * 13),
+    ("min_tee_tcb_svn", "070003" + "00" * 13, "070103" + "00" * 12 + "01"),
+    ("min_module_isvsvn", {"TDX_01": 7}, {"TDX_01": 8}),
+    ("min_module_isvsvn", {"TDX_01": 1, "TDX_03": 9}, {"TDX_03": 1}),
+    ("xfam", "e702060000000000", "e602060000000000"),
+    ("td_attributes", {"value": "0000001000000000", "mask": "ff" * 8}, {"value": "0000001000000001", "mask": "ff" * 8}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "just", "missed"), ENOUGH, ids=[f"{row[0]} {row[2]}"[:50] for row in ENOUGH])
+def test_a_clause_holds_up_to_its_edge(field: str, just: Any, missed: Any) -> None:
+    verified = Case.new(1, version=5).build().ours()
+    for value, holds in ((just, True), (missed, False)):
+        policy = TdxPolicy.parse(TdxPolicy.strict_template() | {field: value}, "tdx")
+        refused = {f.rule for f in appraise_quote(verified, policy, now=NOW) if not f.holds}
+        assert refused == (set() if holds else {f"tdx.{field}"})
+
+
+def test_a_flag_that_is_off_is_accepted_where_it_must_be_off() -> None:
+    case = Case.new(1)
+    case.pck(replace(PLATFORM, flags=(False, False, False)))
+    names = ("dynamic_platform", "cached_keys", "smt")
+    policy = TdxPolicy.parse(TdxPolicy.strict_template() | dict.fromkeys(names, "forbidden"), "tdx")
+    assert all(f.holds is True for f in appraise_quote(case.build().ours(), policy, now=NOW))
+
+
+def test_a_module_without_a_number_is_shown_as_base() -> None:
+    case = Case.new(1)
+    case.quote.report.tee_tcb_svn = bytes([case.quote.report.tee_tcb_svn[0], 0, *case.quote.report.tee_tcb_svn[2:]])
+    verified = case.build().ours()
+    policy = TdxPolicy.parse(TdxPolicy.strict_template(), "tdx")
+    found = {f.rule: f.got for f in appraise_quote(verified, policy, now=NOW)}
+    assert found["tdx.min_module_isvsvn"] == "base 7"
+
+
+# ---- authentication data
+
+
+def test_authentication_data_has_one_form() -> None:
+    parts = AuthData.parse(Quote.parse(Case.new(1).build().signed).auth.encode())
+    whole = parts.encode()
+    qe = whole[134:]
+    assert AuthData.parse(whole) == parts
+
+    def with_qe(changed: bytes) -> bytes:
+        return whole[:130] + len(changed).to_bytes(4, "little") + changed
+
+    for size in (0, 31, 33, 0xFFFF):
+        assert code_of(lambda size=size: AuthData.parse(with_qe(qe[:448] + size.to_bytes(2, "little") + qe[450:]))) == (  # type: ignore[misc]
+            "MalformedQuote"
+        )
+    assert code_of(lambda: AuthData.parse(whole + b"\0")) == "TrailingData"
+    assert code_of(lambda: AuthData.parse(with_qe(qe + b"\0"))) == "TrailingData"
+    for size in (0, 63, 127, 129, 133, len(whole) - 1):
+        assert code_of(lambda size=size: AuthData.parse(whole[:size])) == "MalformedQuote"  # type: ignore[misc]
+    for kind in (0, 4, 5, 7):
+        bent = whole[:128] + kind.to_bytes(2, "little") + whole[130:]
+        assert code_of(lambda bent=bent: AuthData.parse(bent)) == "UnsupportedCertificationData"  # type: ignore[misc]
+    for kind in (0, 4, 6, 7):
+        bent = with_qe(qe[:482] + kind.to_bytes(2, "little") + qe[484:])
+        assert code_of(lambda bent=bent: AuthData.parse(bent)) == "UnsupportedCertificationData"  # type: ignore[misc]
+    assert code_of(lambda: AuthData.parse(with_qe(qe[:400]))) == "MalformedQuote"
+
+
+def test_a_report_of_the_quoting_enclave_is_384_bytes() -> None:
+    """Intel SDM volume 3D, REPORT: each field from its own place."""
+    raw = bytes(range(256)) + bytes(range(128))
+    found = QeReport.parse(raw)
+    assert (found.raw, found.cpu_svn, found.misc_select, found.attributes) == (raw, raw[:16], raw[16:20], raw[48:64])
+    assert (found.mr_enclave, found.mr_signer, found.report_data) == (raw[64:96], raw[128:160], raw[320:384])
+    assert (found.isv_prod_id, found.isv_svn) == (0x0100, 0x0302)
+    for other in (raw[:-1], raw + b"\0", b""):
+        assert code_of(lambda other=other: QeReport.parse(other)) == "MalformedQuote"  # type: ignore[misc]
 
 
 # ---- fields of signed JSON
