@@ -99,7 +99,7 @@ def test_whoever_says_nothing_of_a_stream_wants_none(parts: Parts, said: str, *,
         assert parts.broken() == ([] if stream is streams else ["header.stream"])
 
 
-def logged(parts: Parts, log: bytes, registers: tuple[bytes, ...]) -> list[str]:
+def logged(parts: Parts, log: bytes, registers: Any) -> list[str]:
     """Show `log` in evidence whose quote has `registers`."""
     data = replace(Evidence.decode(parts.dossier.evidence), firmware_log=log).encode()
     quote = parts.verified.quote
