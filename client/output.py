@@ -75,12 +75,23 @@ def print_error(error: AttestationError | ClientError) -> None:
 
 def show_fields(fields: Mapping[str, object]) -> None:
     """Print names and values in two columns, values folded where a terminal is narrow, those of a list a row each."""
+    out = console()
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    room = out.width - max(map(len, fields), default=0) - 2
     for name, value in fields.items():
-        table.add_row(name, "\n".join(map(_shown, value)) or "none" if isinstance(value, list) else _shown(value))
-    console().print(table)
+        text = "\n".join(map(_shown, value)) or "none" if isinstance(value, list) else _shown(value)
+        table.add_row(name, _folded_hex(text, room))
+    out.print(table)
+
+
+def _folded_hex(text: str, room: int) -> str:
+    """Fold digits that do not fit into `room` columns after whole eight bytes, so that two can be compared by eye."""
+    if len(text) <= room or not re.fullmatch(r"[0-9a-f]+", text):
+        return text
+    step = max(room // 16 * 16, 16)
+    return "\n".join(text[at : at + step] for at in range(0, len(text), step))
 
 
 def _shown(value: object) -> str:

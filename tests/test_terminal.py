@@ -46,7 +46,9 @@ def shown(capsys: pytest.CaptureFixture[str], width: int) -> list[str]:
 def test_fields_are_two_columns(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     show_fields(FIELDS)
     lines = shown(capsys, width)
-    assert "".join(line.removeprefix("mr_td").strip() for line in lines[: 2 if width == 80 else 1]) == "ab" * 48
+    digits = [line.removeprefix("mr_td").strip() for line in lines[: 2 if width == 80 else 1]]
+    assert "".join(digits) == "ab" * 48
+    assert len(digits[0]) == (64 if width == 80 else 96), "folded after whole eight bytes"
     assert {"uncovered   none", "fresh       yes", "driver      none"} <= set(lines)
     assert lines[-2:] == [
         "revocation  certificate gpu chain[1], ocsp no, crl yes",
