@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha384
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,11 +17,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import AttestationError, PolicyInvalid
 from attestation.findings import Finding
-from attestation.tdx.anchor import INTEL_NAMES, SIMULATED_NAMES
+from attestation.tdx.anchor import (
+    INTEL_NAMES,
+    SIMULATED_NAMES,
+    SIMULATED_ORGANIZATION,
+    CertificateNames,
+    TdxTrustAnchor,
+)
 from attestation.tdx.appraise import TdxPolicy, appraise_quote
+from attestation.tdx.certificates import verify_pck_chain
 from attestation.tdx.crl import MAX_CRL, verify_crl
 from attestation.tdx.eventlog import MAX_EVENTS, MAX_LOG, MAX_PAYLOAD, LogEvent, compare, parse_event_log
 from attestation.tdx.memory import NoMemory
+from attestation.tdx.quote import Quote
 from tests.tdx_cases import NOW, Case, authority
 from tests.tdx_rows import qe
 from tests.tdx_tcb_rows import OLD, report
@@ -365,7 +372,9 @@ def test_a_revocation_list_is_bounded() -> None:
             size += max(-1, min(1, want - len(der))) if abs(want - len(der)) < 4 else want - len(der)
         raise ValueError(want)
 
-    role: Any = SimpleNamespace(certificate=issuer.certificate, role="pck_ca", key=issuer.key.public_key())
+    chain = Quote.parse(Case.new(1).build().signed).auth.chain
+    anchor = TdxTrustAnchor(root_sha256=authority().root_sha256, names=SIMULATED_NAMES)
+    _, role, _ = verify_pck_chain(chain, anchor=anchor, now=NOW, memory=NoMemory())
     assert verify_crl(of_size(MAX_CRL), role, name="pck_crl", now=NOW).name == "pck_crl"
     assert code_of(lambda: verify_crl(of_size(MAX_CRL + 1), role, name="pck_crl", now=NOW)) == "CrlUnsupported"
 
@@ -374,3 +383,11 @@ def test_a_memory_of_nothing_makes_everything_anew() -> None:
     memory = NoMemory()
     assert memory.recall("k", (b"",), now=NOW, make=Held) is not memory.recall("k", (b"",), now=NOW, make=Held)
     assert len(memory) == 0
+
+
+# ---- words that Intel's documents and certificates use
+
+
+def test_names_are_made_of_these_attributes() -> None:
+    assert CertificateNames.of_organization("Intel Corporation") == INTEL_NAMES
+    assert CertificateNames.of_organization(SIMULATED_ORGANIZATION) == SIMULATED_NAMES

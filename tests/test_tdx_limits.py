@@ -16,6 +16,7 @@ from attestation.tdx import authdata, certificates, collateral, crl, eventlog, m
 from attestation.tdx.anchor import SIMULATED_ORGANIZATION
 from attestation.tdx.appraise import TdxPolicy, appraise_quote
 from attestation.tdx.authdata import AuthData, QeReport
+from attestation.tdx.collateral import Collateral
 from attestation.tdx.eventlog import MAX_EVENTS, parse_event_log
 from attestation.tdx.pck import SGX_TYPES, Platform
 from attestation.tdx.qeidentity import QeIdentity
@@ -353,3 +354,35 @@ def test_a_head_alone_is_no_event_and_no_padding() -> None:
     assert code_of(lambda: parse_event_log(binary() + b"XX")) == "TrailingData"
     assert parse_event_log(SPEC) == ()
     assert code_of(lambda: parse_event_log(b"{")) == "JsonInvalid"
+
+
+# ---- names of Intel's documents
+
+
+def test_statuses_have_intels_names() -> None:
+    platform = {
+        "UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate",
+        "OutOfDateConfigurationNeeded", "Revoked",
+    }  # fmt: skip
+    assert {str(status) for status in tcbinfo.PLATFORM_STATUSES} == platform
+    assert {str(status) for status in tcbinfo.ENCLAVE_STATUSES} == {"UpToDate", "OutOfDate", "Revoked"}
+    derived = {"TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
+    assert {str(status) for status in tcbinfo.TcbStatus} == platform | derived
+
+
+def test_near_misses_of_optional_names_are_refused() -> None:
+    info = document("tcb_info")
+    info["tdxModuleIdentities"][0]["tcbLevels"][0]["advisoryids"] = []
+    assert code_of(lambda: parse("tcb_info", info)) == "JsonUnexpectedKey"
+    given = json.loads(Case.new(1).build().text)
+    Collateral.from_json(json.dumps(given | {"pck_certificate_chain": "x"}).encode())
+    for name in ("PCK_certificate_chain", "TCB_INFO"):
+        changed = json.dumps(given | {name: "x"}).encode()
+        assert code_of(lambda changed=changed: Collateral.from_json(changed)) == "JsonUnexpectedKey"  # type: ignore[misc]
+
+
+def test_a_document_that_is_no_text_is_kept_for_its_signature_to_refuse() -> None:
+    given = json.loads(Case.new(1).build().text)
+    read = Collateral.from_json(json.dumps(given | {"tcb_info": "\ud800"}).encode())
+    assert read.tcb_info == b"\xed\xa0\x80"
+    assert Collateral.from_json(read.to_json()) == read
