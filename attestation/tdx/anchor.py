@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
+
+from cryptography import x509
 
 DistinguishedName: TypeAlias = tuple[tuple[str, str], ...]
 """(dotted OID, value) pairs, sorted: a name compared as a set of attributes, each present once."""
@@ -28,6 +31,17 @@ def intel_style_name(common_name: str, organization: str) -> DistinguishedName:
         COUNTRY: "US",
     }
     return tuple(sorted(pairs.items()))
+
+
+@lru_cache(maxsize=32)
+def usual_der(name: DistinguishedName) -> bytes:
+    """Encode a name as Intel's certificates do: CN, O, L, ST, C, each UTF-8 but the country.
+
+    Another encoding may say the same name: that these bytes are equal proves it, that they differ proves nothing.
+    """
+    order = (COMMON_NAME, ORGANIZATION, LOCALITY, STATE, COUNTRY)
+    values = dict(name)
+    return x509.Name([x509.NameAttribute(x509.ObjectIdentifier(oid), values[oid]) for oid in order]).public_bytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 from ..certificate import UNREADABLE, load_der
 from ..errors import Untrusted
 from ..window import Window
-from .anchor import DistinguishedName, TdxTrustAnchor
+from .anchor import DistinguishedName, TdxTrustAnchor, usual_der
+from .der import first_elements
 from .ecdsa import require_der
 from .memory import Memory
 
@@ -40,7 +41,9 @@ class RoleCertificate:
 
     role: str
     der: bytes
+    signed: bytes  # TBSCertificate, as the issuer signed it
     subject: DistinguishedName
+    subject_der: bytes
     certificate: x509.Certificate
     key: ec.EllipticCurvePublicKey
     window: Window
@@ -145,7 +148,11 @@ def _certificate(
         raise Untrusted(_CHAIN, role, want=f"at most {MAX_DER} bytes", got=len(der))
     try:
         certificate = load_der(der)
-        subject, issued_by = _name(certificate.subject), _name(certificate.issuer)
+        signed, _ = first_elements(der, 2)
+        _, _, _, issuer_der, _, subject_der = first_elements(signed, 6)  # after version, serial, algorithm; validity
+        subject = next((name for name in subjects if subject_der == usual_der(name)), None)
+        subject = _name(certificate.subject) if subject is None else subject
+        issued_by = issuer if issuer_der == usual_der(issuer) else _name(certificate.issuer)
         extensions = certificate.extensions
         algorithm = certificate.signature_algorithm_oid
         version = certificate.version
@@ -167,7 +174,14 @@ def _certificate(
     if now >= window.not_after:
         raise Untrusted("CertificateExpired", role, want=f"now before {window.not_after}", got=now)
     return RoleCertificate(
-        role=role, der=der, subject=subject, certificate=certificate, key=_key(certificate, role), window=window
+        role=role,
+        der=der,
+        signed=signed,
+        subject=subject,
+        subject_der=subject_der,
+        certificate=certificate,
+        key=_key(certificate, role),
+        window=window,
     )
 
 
@@ -206,7 +220,7 @@ def _require_issued(certificate: RoleCertificate, issuer: RoleCertificate) -> No
     require_der(
         issuer.key,
         certificate.certificate.signature,
-        certificate.certificate.tbs_certificate_bytes,
+        certificate.signed,
         code=_CHAIN,
         where=f"{certificate.role}.signature",
     )

@@ -14,6 +14,7 @@ from ..certificate import UNREADABLE
 from ..errors import Untrusted
 from ..window import Window
 from .certificates import RoleCertificate
+from .der import first_elements
 from .ecdsa import require_der
 
 MAX_CRL: Final = 256 * 1024
@@ -41,18 +42,19 @@ def verify_crl(der: bytes, issuer: RoleCertificate, *, name: str, now: datetime)
         raise Untrusted("CrlUnsupported", name, want=f"at most {MAX_CRL} bytes", got=len(der))
     try:
         crl = x509.load_der_x509_crl(der)
-        issued_by, algorithm, extensions = crl.issuer, crl.signature_algorithm_oid, crl.extensions
+        algorithm, extensions = crl.signature_algorithm_oid, crl.extensions
+        (signed,) = first_elements(der, 1)
+        same_issuer = first_elements(signed, 3)[2] == issuer.subject_der  # after version and algorithm
+        issued_by = None if same_issuer else crl.issuer
         begins, ends = crl.last_update_utc, crl.next_update_utc
     except UNREADABLE as e:
         raise Untrusted("CrlUnsupported", name, want="an X.509 CRL", got=type(e).__name__) from None
-    if issued_by != issuer.certificate.subject:
+    if issued_by is not None and issued_by != issuer.certificate.subject:
         got = issued_by.rfc4514_string()[:120]
         raise Untrusted("CrlIssuerMismatch", name, want=f"the subject of {issuer.role}", got=got)
     if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise Untrusted("CrlUnsupported", f"{name}.signature", want="ecdsa-with-SHA256", got=algorithm.dotted_string)
-    require_der(
-        issuer.key, crl.signature, crl.tbs_certlist_bytes, code="CrlSignatureInvalid", where=f"{name}.signature"
-    )
+    require_der(issuer.key, crl.signature, signed, code="CrlSignatureInvalid", where=f"{name}.signature")
     _require_complete(extensions, name)
     if ends is None:
         raise Untrusted("CrlUnsupported", f"{name}.nextUpdate", want="present", got="absent")
