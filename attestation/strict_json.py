@@ -11,8 +11,8 @@ from .errors import Malformed
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 20  # 64-bit integers
-_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_TELLING: Final = b'[]{}"\\'  # what nesting can be read from; a character behind a backslash is dropped with its string
+_STRING: Final = re.compile(rb'"[^"]*"')
+_TELLING: Final = b'[]{}"'  # what nesting can be read from, once escaped quotes are gone
 _OTHERS: Final = bytes(set(range(256)) - set(_TELLING))
 
 
@@ -54,9 +54,10 @@ def _require_shallow(data: bytes, what: str) -> None:
     """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
-    # Without escapes every string shrinks to its two quotes and the brackets in it.
-    text = data.translate(None, _OTHERS) if b"\\" not in data else data
-    left = _STRING.sub(b"", text).translate(None, _OTHERS)
+    text = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
+    # Every string shrinks to its two quotes and the brackets in it. Pairs of quotes may go first: a string that holds
+    # a bracket keeps both its quotes, or shares the text between them with the next such string.
+    left = _STRING.sub(b"", text.translate(None, _OTHERS).replace(b'""', b""))
     for _ in range(MAX_DEPTH):
         shorter = left.replace(b"[]", b"").replace(b"{}", b"")
         if len(shorter) == len(left):
