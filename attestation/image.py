@@ -18,6 +18,7 @@ SCHEMA: Final = "sericin-image/1"
 PROFILES: Final = ("cpu", "gpu-hopper")
 PLATFORMS: Final = ("qemu",)  # our own firmware under QEMU; a cloud's firmware would be another platform
 FILESYSTEMS: Final = ("squashfs", "erofs")
+PROPRIETARY: Final = "LicenseRef-NVIDIA-"  # licences of NVIDIA's firmware, libraries and CUDA runtime
 MAX_MANIFEST: Final = 64 * 1024  # what evidence carries
 MAX_FILES: Final = 32
 MAX_FILE_SIZE: Final = 1 << 36  # 64 GiB: a root file system with GPU libraries is a tenth of it
@@ -124,6 +125,11 @@ class ImageManifest:
     def encode(self) -> bytes:
         """Give the canonical JSON: the bytes of manifest.json, whose SHA-256 is the image id."""
         return strict_json.canonical(_manifest_json(self))
+
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        """Names of the components whose licence does not let whoever built the image hand it on."""
+        return tuple(part.name for part in self.components if part.licence.startswith(PROPRIETARY))
 
     @property
     def image_id(self) -> bytes:

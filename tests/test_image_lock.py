@@ -46,12 +46,14 @@ def test_a_lock_names_everything_by_digest_and_no_host(name: str) -> None:
     assert all(part.licence for part in lock.wheels)
 
 
-def test_the_processor_image_lacks_nothing_and_the_gpu_image_says_what_it_lacks(tmp_path: Path) -> None:
-    assert not ImageLock.parse(LOCKS["image-cpu.lock.json"].read_bytes()).absent
+def test_an_image_for_gpus_needs_their_compiler_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = ImageLock.parse(LOCKS["image-gpu-hopper.lock.json"].read_bytes())
-    assert any("NVIDIA" in text for text in lock.absent)
-    with pytest.raises(BuildFailed, match=r"cannot be built here.*open kernel modules"):
-        build_parts(source(), lock, tmp_path, fetch=Fetch(cache=tmp_path), say=lambda _: None)
+    taken = source()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildFailed, match="nvcc is not installed"):
+        build_parts(taken, lock, tmp_path, fetch=Fetch(cache=tmp_path), say=lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +80,7 @@ def bent(path: str, value: object) -> bytes:
         ("schema", "sericin-image-lock/2"), ("profile", "other"), ("isa", "native"), ("kernel", "../x"),
         ("packages", []), ("packages.0.sha256", "00" * 31), ("packages.0.size", 0), ("packages.0.pool", "/etc/passwd"),
         ("packages.0.pool", "pool/../x"), ("packages.0.pool", "http://host/x"), ("packages.0.name", "libc6"),
-        ("wheels.0.file", "a/../b.whl"), ("wheels.0.more", 1), ("wheels", [1]), ("absent", [1]), ("more", 1),
+        ("wheels.0.file", "a/../b.whl"), ("wheels.0.more", 1), ("wheels", [1]), ("toolchain", [1]), ("more", 1),
     ],
 )  # fmt: skip
 def test_a_lock_that_says_anything_else_is_refused(path: str, value: object) -> None:
@@ -267,7 +269,7 @@ def test_an_image_is_not_built_over_another(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["ok"] is False
 
 
-@pytest.mark.parametrize("name", ["emulated", "tdx"])
+@pytest.mark.parametrize("name", ["emulated", "tdx", "tdx-hopper"])
 def test_the_shapes_that_come_with_images_are_whole(name: str) -> None:
     shape = Shape.parse((ROOT / "enclave" / "data" / f"shape-{name}.json").read_bytes())
     assert shape.name == name

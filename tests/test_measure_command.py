@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from attestation import cbor, runtime_log
+from attestation import cbor, runtime_log, strict_json
 from attestation.image import ImageManifest
 from attestation.image_signature import ImageSignature
 from attestation.verity import Tree
@@ -265,6 +265,18 @@ def test_an_image_is_signed_by_script(image: Path, capsys: pytest.CaptureFixture
     assert sign(image, key) == 0
     assert capsys.readouterr().out.strip() == PUBLIC.hex()
     assert measured(image, "--key", PUBLIC.hex())["ok"] is True
+
+
+def test_an_image_that_is_not_to_be_handed_on_is_not_signed(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = image.parent / "key.pem"
+    key.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    manifest = json.loads((image / "manifest.json").read_bytes())
+    blob = {"name": "zz-firmware", "version": "1", "sha256": "00" * 32, "licence": "LicenseRef-NVIDIA-Driver"}
+    manifest["components"].append(blob)
+    (image / "manifest.json").write_bytes(strict_json.canonical(manifest))
+    assert sign(image, key) == 2
+    assert "not to be published: it holds zz-firmware" in capsys.readouterr().err
+    assert not (image / "manifest.sig").exists()
 
 
 def test_nothing_is_signed_that_does_not_hold(image: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import IO, Final
 
+from .gpu_nodes import make_gpu_nodes
 from .health import Health
 from .kernel import power_off
 from .network import bring_up
@@ -28,6 +29,7 @@ def main() -> None:
     try:
         mount_all()
         health.start()
+        make_gpu_nodes()
         prepared = prepare()
         bring_up()
         _serve(prepared, health)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from typing import Final
 from attestation.image import Component
 
 from ..models.verity import VerityRoot
-from .bytecode import add_bytecode
+from .bytecode import LIBRARIES, add_bytecode
 from .cpio import write_cpio
 from .deb import Entry, read_deb
 from .erofs import write_erofs
 from .fetch import Fetch
+from .gpu_modules import CRYPTO, SOURCE_PACKAGE, ModulesFailed, build_gpu_modules
 from .lock import ImageLock, LockedPackage
 from .modules import module_order
 from .source import ROOMS, Source
@@ -35,6 +37,10 @@ CMDLINE: Final = "cmdline"
 ROOTFS: Final = "rootfs.img"
 VERITY: Final = "rootfs.verity"
 PACKAGES: Final = "usr/lib/python3/dist-packages"
+GPU_PROFILE: Final = "gpu-hopper"
+CUDA_ARCHITECTURE: Final = "90"  # Hopper
+CUDA_RELEASE: Final = "12.4"  # of the runtime in the lock: what driver 550 takes
+DRIVER: Final = "usr/lib/x86_64-linux-gnu/nvidia/current"
 
 # What the launcher measures with it, the root's hash behind: no kvmclock, whose pages the host writes; a crash ends the
 # machine; no command line that a boot menu could change, for there is none.
@@ -92,8 +98,9 @@ def build_parts(source: Source, lock: ImageLock, folder: Path, *, fetch: Fetch, 
 
     Raises BuildFailed, PartMissing, PackageUnusable, TreeConflict, CompilerFailed and OSError.
     """
-    if lock.absent:
-        raise BuildFailed(f"profile {lock.profile} cannot be built here; its lock lacks: " + "; ".join(lock.absent))
+    cuda = lock.profile == GPU_PROFILE
+    if cuda:
+        require_cuda_compiler()
     build = _Build(source=source, lock=lock, fetch=fetch, say=say)
     packages = {part.name: part for part in lock.packages}
     kernel = [packages.pop(f"linux-binary-{lock.kernel}"), packages.pop(f"linux-modules-{lock.kernel}")]
@@ -102,7 +109,7 @@ def build_parts(source: Source, lock: ImageLock, folder: Path, *, fetch: Fetch, 
     _write(folder / KERNEL, _only(build.package(kernel[0]), f"usr/lib/modules/{lock.kernel}/vmlinuz"))
     say("the first program and its modules")
     _write(folder / INITRD, _initrd(build, build.package(kernel[1])))
-    _root_file_system(build, list(packages.values()))
+    _root_file_system(build, list(packages.values()), cuda=cuda)
     say("writing the root file system")
     root, blocks = _write_root(build.tree, folder)
     cmdline = " ".join([*CMDLINE_WORDS, f"roothash={root.hex()}", f"rootblocks={blocks}"])
@@ -125,9 +132,42 @@ def _initrd(build: _Build, entries: list[Entry]) -> bytes:
     for name in ("dev", "proc", "sys", "root", "modules"):
         tree.folder(name)
     tree.file("init", _first_program(build), executable=True)
-    for number, (_, content) in enumerate(module_order(entries, release=build.lock.kernel)):
+    built = _gpu_modules(build) if build.lock.toolchain else {}
+    more = CRYPTO if built else ()
+    order = module_order(entries, release=build.lock.kernel, more=more, built=built)
+    for number, (_, content) in enumerate(order):
         tree.file(f"modules/{number:02d}.ko", content)
     return write_cpio(tree)
+
+
+def _gpu_modules(build: _Build) -> dict[str, bytes]:
+    """Compile the driver's modules; the manifest names its source, and what came out of it."""
+    packages = {}
+    for part in build.lock.toolchain:
+        build.say(f"unpacking {part.name}")
+        packages[part.name] = list(read_deb(build.fetch.package(part), name=part.file))
+    build.say("the driver's modules: compiling them takes minutes")
+    try:
+        built = build_gpu_modules(packages, kernel=build.lock.kernel, jobs=os.cpu_count() or 1)
+    except ModulesFailed as e:
+        raise BuildFailed(str(e)) from None
+    source = next(part for part in build.lock.toolchain if part.name == SOURCE_PACKAGE)
+    build.components += [
+        Component(name=f"{name}.ko", version=source.version, sha256=sha256(data).digest(), licence=source.licence)
+        for name, data in built.items()
+    ]
+    return built
+
+
+def require_cuda_compiler() -> None:
+    """Require the CUDA compiler of the runtime that the lock pins, before minutes are spent. Raises BuildFailed."""
+    said = _run(["nvcc", "--version"], f"llama.cpp for the GPU (CUDA {CUDA_RELEASE}'s compiler)")
+    found = re.search(r"release (\d+\.\d+)", said)
+    if found is None or found[1] != CUDA_RELEASE:
+        got = found[1] if found else "another answer"
+        raise BuildFailed(
+            f"nvcc: want CUDA {CUDA_RELEASE}, whose runtime the lock pins and its driver takes; got {got}"
+        )
 
 
 def _first_program(build: _Build) -> bytes:
@@ -148,7 +188,7 @@ def compiler() -> str:
     return _run(["cc", "--version"], "a C compiler").splitlines()[0][:96]
 
 
-def _root_file_system(build: _Build, packages: list[LockedPackage]) -> None:
+def _root_file_system(build: _Build, packages: list[LockedPackage], *, cuda: bool) -> None:
     tree = build.tree
     for name in ("dev", "proc", "sys", "run", "tmp", "etc", "usr/lib", "usr/lib64", "usr/bin", "usr/sbin"):
         tree.folder(name)
@@ -159,6 +199,8 @@ def _root_file_system(build: _Build, packages: list[LockedPackage]) -> None:
     for part in packages:
         build.say(f"unpacking {part.name}")
         _add_package(tree, part.name, build.package(part))
+    if cuda:
+        _link_driver(tree)
     for wheel in build.lock.wheels:
         build.say(f"unpacking {wheel.name}")
         data = build.fetch.wheel(wheel)
@@ -166,7 +208,7 @@ def _root_file_system(build: _Build, packages: list[LockedPackage]) -> None:
             Component(name=wheel.name, version=wheel.version, sha256=wheel.sha256, licence=wheel.licence)
         )
         _add_files(tree, dict(read_wheel(data, name=wheel.file)))
-    _add_library(build)
+    _add_library(build, cuda=cuda)
     own = {path: data for path, data in build.source.files.items() if path.partition("/")[0] in ROOMS}
     _add_files(tree, own)
     build.components.append(
@@ -190,16 +232,23 @@ def _add_package(tree: Tree, name: str, entries: list[Entry]) -> None:
             tree.file(path, entry.data, executable=bool(entry.mode & 0o111))
 
 
+def _link_driver(tree: Tree) -> None:
+    """Put the driver's libraries where the loader looks: Debian's maintainer scripts, which never run, link them."""
+    for name, node in sorted(tree.folder(DRIVER).children.items()):
+        if re.fullmatch(r"lib.+\.so\.\d+", name) and not node.is_folder:
+            tree.link(f"{LIBRARIES}/{name}", f"{DRIVER.removeprefix(LIBRARIES + '/')}/{name}")
+
+
 def _add_files(tree: Tree, files: dict[str, bytes]) -> None:
     for path, content in files.items():
         tree.file(f"{PACKAGES}/{path}", content)
 
 
-def _add_library(build: _Build) -> None:
+def _add_library(build: _Build, *, cuda: bool) -> None:
     """Take llama-cpp-python with the library that scripts/build-llama compiled for the lock's instruction set."""
     build.say("llama.cpp: building it takes minutes, once")
     script = build.source.checkout / "scripts" / "build-llama"
-    environment = {**os.environ, "SERICIN_ISA": build.lock.isa}
+    environment = {**os.environ, "SERICIN_ISA": build.lock.isa, "SERICIN_CUDA": CUDA_ARCHITECTURE if cuda else ""}
     printed = _run([str(script), sys.executable], "llama.cpp", environment=environment)
     path = Path(printed.strip().splitlines()[-1])
     files, links = shared_names(dict(read_wheel(path.read_bytes(), name=path.name)))
@@ -209,7 +258,7 @@ def _add_library(build: _Build) -> None:
     version = path.name.split("-")[1]
     build.components.append(
         Component(
-            name=f"llama-cpp-python+{build.lock.isa}",
+            name=f"llama-cpp-python+{build.lock.isa}" + ("+cuda" if cuda else ""),
             version=f"{version} {compiler()}"[:96],
             sha256=content_digest(files),
             licence="MIT",

@@ -8,13 +8,12 @@ under emulation would spend most of its start compiling. The interpreter runs un
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from .tree import Tree
+from .tree import Tree, write_tree
 
 LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
 FOLDERS: Final = ("usr/lib/python3.11", "usr/lib/python3/dist-packages")
@@ -36,27 +35,12 @@ def add_bytecode(tree: Tree) -> None:
     """Put a .pyc beside every .py below FOLDERS, valid without a look at the source. Raises CompilerFailed."""
     with tempfile.TemporaryDirectory(prefix="sericin-image-") as name:
         stage = Path(name)
-        _unpack(tree, stage)
+        write_tree(tree, stage)
         _compile(stage)
         _require_whole(stage)
         for folder in FOLDERS:
             for path in sorted((stage / folder).rglob("*.pyc")):
                 tree.file(str(path.relative_to(stage)), path.read_bytes())
-
-
-def _unpack(tree: Tree, stage: Path) -> None:
-    """Write what the interpreter needs of the tree into a folder."""
-    for path, node in tree.walk():
-        place = stage / path
-        if node.is_folder:
-            place.mkdir(exist_ok=True)
-        elif isinstance(node.content, Path):
-            continue
-        elif stat.S_ISLNK(node.mode):
-            place.symlink_to(node.content.decode())
-        else:
-            place.write_bytes(node.content)
-            place.chmod(node.mode & 0o777)
 
 
 def _compile(stage: Path) -> None:

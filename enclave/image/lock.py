@@ -63,31 +63,35 @@ class ImageLock:
     isa: str  # instruction set of the compiled library, as scripts/build-llama names it
     packages: tuple[LockedPackage, ...]
     wheels: tuple[LockedWheel, ...]
-    absent: tuple[str, ...]  # what this profile needs and the lock does not have: nothing is built then
+    toolchain: tuple[LockedPackage, ...]  # what compiles kernel modules, and their source; not in the image
     digest: bytes  # 32, SHA-256 of the lock file
 
     @classmethod
     def parse(cls, data: bytes) -> ImageLock:
         """Read a lock of at most 256 KiB. Raises Malformed."""
-        keys = ("schema", "profile", "kernel", "isa", "packages", "wheels", "absent")
+        keys = ("schema", "profile", "kernel", "isa", "packages", "toolchain", "wheels")
         m = document.fields(strict_json.loads(data, limit=MAX_LOCK, what="lock"), keys, "lock")
         document.choice(m["schema"], "lock.schema", (SCHEMA,))
         packages = document.items(m["packages"], "lock.packages", least=1, most=MAX_PARTS)
         wheels = document.items(m["wheels"], "lock.wheels", least=1, most=MAX_PARTS)
-        absent = document.items(m["absent"], "lock.absent", least=0, most=MAX_PARTS)
+        toolchain = document.items(m["toolchain"], "lock.toolchain", least=0, most=MAX_PARTS)
         lock = cls(
             profile=document.choice(m["profile"], "lock.profile", PROFILES),
             kernel=_path(m["kernel"], "lock.kernel"),
             isa=document.choice(m["isa"], "lock.isa", ("avx2",)),
             packages=tuple(_package(row, f"lock.packages[{i}]") for i, row in enumerate(packages)),
             wheels=tuple(_wheel(row, f"lock.wheels[{i}]") for i, row in enumerate(wheels)),
-            absent=tuple(document.text(row, f"lock.absent[{i}]", limit=200) for i, row in enumerate(absent)),
+            toolchain=tuple(_package(row, f"lock.toolchain[{i}]") for i, row in enumerate(toolchain)),
             digest=sha256(data).digest(),
         )
-        names = [part.name for part in lock.packages] + [part.name for part in lock.wheels]
-        if len(set(names)) != len(names):
-            raise Malformed(_CODE, "lock", want="each part once", got="a name twice")
+        _require_once([part.name for part in lock.packages] + [part.name for part in lock.wheels])
+        _require_once([part.name for part in lock.toolchain])
         return lock
+
+
+def _require_once(names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        raise Malformed(_CODE, "lock", want="each part once", got="a name twice")
 
 
 def _package(value: object, where: str) -> LockedPackage:

@@ -20,7 +20,7 @@ from .source import Source
 
 MANIFEST: Final = "manifest.json"
 FILES: Final = (FIRMWARE, CMDLINE, INITRD, KERNEL, ROOTFS, VERITY)
-SHAPES: Final = {"cpu": ("emulated", "tdx"), "gpu-hopper": ("tdx",)}
+SHAPES: Final = {"cpu": ("emulated", "tdx"), "gpu-hopper": ("tdx-hopper",)}
 _PORTION: Final = 1 << 20
 
 

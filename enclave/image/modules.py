@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import lzma
+from collections.abc import Mapping
 from typing import Final
 
 from .deb import Entry, PackageUnusable
@@ -17,15 +18,19 @@ MAX_MODULE: Final = 32 << 20
 MAX_MODULES: Final = 99  # as many as the first program looks for
 
 
-def module_order(entries: list[Entry], *, release: str) -> list[tuple[str, bytes]]:
+def module_order(
+    entries: list[Entry], *, release: str, more: tuple[str, ...] = (), built: Mapping[str, bytes] | None = None
+) -> list[tuple[str, bytes]]:
     """Give (name, content) of the wanted modules and all they depend on, each after what it needs.
 
+    Wanted are WANTED, then `more` of the kernel's own, then those `built` for it, by name.
     Raises PackageUnusable when one is missing.
     """
     folder = f"usr/lib/modules/{release}/kernel/"
     packed = {_name(entry.path): entry.data for entry in entries if entry.path.startswith(folder) and entry.data}
+    packed |= built or {}
     order: dict[str, bytes] = {}
-    for name in WANTED:
+    for name in (*WANTED, *more, *(built or ())):
         _add(name, packed, order, depth=0)
     if len(order) > MAX_MODULES:
         raise PackageUnusable(f"modules of {release}: more than {MAX_MODULES} are needed")

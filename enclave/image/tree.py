@@ -92,3 +92,18 @@ class Tree:
                 yield path, node
             names = sorted(node.children, key=str.encode, reverse=True)
             waiting += [(f"{path}/{name}".lstrip("/"), node.children[name]) for name in names]
+
+
+def write_tree(tree: Tree, stage: Path) -> None:
+    """Write the tree into an empty folder, for programs of it to run there; files of the host are left out."""
+    for path, node in tree.walk():
+        place = stage / path
+        if node.is_folder:
+            place.mkdir(exist_ok=True)
+        elif isinstance(node.content, Path):
+            continue
+        elif stat.S_ISLNK(node.mode):
+            place.symlink_to(node.content.decode())
+        else:
+            place.write_bytes(node.content)
+            place.chmod(node.mode & 0o777)
