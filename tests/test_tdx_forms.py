@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forms of Intel's documents that differ in one thing, and by which code each is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from attestation.tdx.collateral import Collateral
+from attestation.tdx.crl import MAX_CRL
+from attestation.tdx.eventlog import parse_event_log
+from attestation.tdx.memory import Memory
+from tests.tdx_cases import NOW, Case
+from tests.test_tdx_eventlog import SPEC, binary
+from tests.test_tdx_limits import code_of, document, parse
+from tests.test_tdx_memory import Held
+
+
+@pytest.mark.parametrize("extra", [{"type": 1, "category": 1}, {"svn": 256, "note": 1}, {"svn": -1, "note": 1}])
+def test_a_component_of_another_form_is_refused_by_either_way_of_reading_it(extra: dict[str, Any]) -> None:
+    info = document("tcb_info")
+    info["tcbLevels"][0]["tcb"]["sgxtcbcomponents"][0] = {"svn": 1} | extra
+    assert code_of(lambda: parse("tcb_info", info)) == "TcbInfoInvalid"
+
+
+def test_a_module_has_a_level_and_a_quoting_enclave_may_have_none() -> None:
+    info = document("tcb_info")
+    module = info["tdxModuleIdentities"][0]
+    module["tcbLevels"] = module["tcbLevels"][:1]
+    assert len(parse("tcb_info", info).modules[0].levels) == 1
+    module["tcbLevels"] = []
+    assert code_of(lambda: parse("tcb_info", info)) == "TcbInfoInvalid"
+    assert parse("qe_identity", document("qe_identity") | {"tcbLevels": []}).levels == ()
+
+
+@pytest.mark.parametrize("text", ["zzzzzzzz", "00" * (MAX_CRL + 1), "0" * 7, 5])
+def test_a_crl_that_is_no_hex_or_too_long_is_refused_as_a_document(text: object) -> None:
+    given = json.loads(Case.new(1).build().text)
+    Collateral.from_json(json.dumps(given | {"pck_crl": "00" * MAX_CRL}).encode())
+    for name in ("pck_crl", "root_ca_crl"):
+        changed = json.dumps(given | {name: text}).encode()
+        assert code_of(lambda changed=changed: Collateral.from_json(changed)) == "JsonInvalid"  # type: ignore[misc]
+    assert code_of(lambda: Collateral.from_json(b"[]")) == "JsonInvalid"
+
+
+def test_the_first_event_of_a_log_may_not_be_cut_inside() -> None:
+    for size in (0, 15, 20, 28, 32):
+        cut = SPEC[:28] + size.to_bytes(4, "little") + SPEC[32 : 32 + size]
+        assert code_of(lambda cut=cut: parse_event_log(cut + binary()[len(SPEC) :])) == "MalformedEventLog"  # type: ignore[misc]
+
+
+def test_a_memory_of_one_holds_the_last() -> None:
+    memory = Memory(capacity=1)
+    first = memory.recall("k", (b"a",), now=NOW, make=Held)
+    assert memory.recall("k", (b"a",), now=NOW, make=Held) is first
+    memory.recall("k", (b"b",), now=NOW, make=Held)
+    assert memory.recall("k", (b"a",), now=NOW, make=Held) is not first
+    assert len(memory) == 1
