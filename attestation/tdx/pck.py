@@ -112,7 +112,21 @@ def _flags(field: tuple[int, bytes]) -> tuple[bool | None, bool | None, bool | N
 def _fields(content: bytes, prefix: bytes, what: str) -> dict[int, tuple[int, bytes]]:
     """Read SEQUENCE OF SEQUENCE { OID prefix.n, value } into n -> (tag, content), each once."""
     found: dict[int, tuple[int, bytes]] = {}
+    size = len(prefix) + 1
+    begin = bytes((_OBJECT, size)) + prefix
+    at = size + 4  # where the value begins
     for tag, pair in _elements(content, what):
+        # The ordinary form, an identifier and one short value that ends the pair, is read without ceremony.
+        if (
+            tag == _SEQUENCE
+            and at <= len(pair) < at + 0x80
+            and pair.startswith(begin)
+            and pair[at - 1] == len(pair) - at
+        ):
+            n = pair[at - 3]
+            if n < 0x80 and n not in found:
+                found[n] = pair[at - 2], pair[at:]
+                continue
         parts = _elements(pair, what)
         if tag != _SEQUENCE or len(parts) != 2 or parts[0][0] != _OBJECT:
             _refuse(f"pck.{what}", "pairs of an identifier and a value", "another form")
@@ -167,6 +181,8 @@ def _octets(field: tuple[int, bytes], size: int, what: str) -> bytes:
 
 def _number(field: tuple[int, bytes], tag: int, limit: int, what: str) -> int:
     value = _content(field, tag, what)
+    if len(value) == 1 and value[0] <= min(limit, 0x7F):
+        return value[0]
     number = int.from_bytes(value, "big", signed=True)
     shortest = len(value) == max(1, number.bit_length() // 8 + 1) if number >= 0 else False
     if not shortest or number > limit:
