@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.client
 import socket
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,10 +20,10 @@ from attestation import cbor
 from attestation.channel.header import Padding
 from attestation.exchange import SealedRefusal
 from attestation.receipt import SignedReceipt, Status
-from enclave import doors, engine_pump, reply, routes, tls
+from enclave import doors, engine_pump, exchanges, reply, routes, tls
 from enclave.engine_pump import EnginePump, LiveJob
 from enclave.metrics import Count, Gauge
-from enclave.seams import EngineEvent, EventKind
+from enclave.seams import Admission, Engine, EngineEvent, EventKind, Job
 from tests.forged import StoppedClock
 from tests.sealed_by_hand import sealed_for
 from tests.served import Served, served
@@ -261,6 +262,63 @@ def test_a_reader_that_does_not_read_loses_its_run(tmp_path: Path, monkeypatch: 
         with ask_and_read_nothing(enclave, words=30_000, padding=padding):
             lost(enclave)
         still_answers(enclave)
+
+
+class Stuck:
+    """A response that cannot be written, and a request whose transport holds `waiting` bytes."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        self.transport = self
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    async def write(self, _: bytes) -> None:
+        await asyncio.Event().wait()
+
+    write_eof = write
+
+
+@pytest.mark.parametrize(("waiting", "size", "last"), [(1, 10, False), (1, 10, True), (0, exchanges.SMALL + 1, True)])
+def test_no_write_waits_for_ever(monkeypatch: pytest.MonkeyPatch, waiting: int, size: int, *, last: bool) -> None:
+    """Neither one in the middle nor the last one, behind bytes that wait or with too many of its own."""
+    monkeypatch.setattr(exchanges, "WRITE_SECONDS", 0.01)
+    stuck: Any = Stuck(waiting)
+    with pytest.raises(TimeoutError):
+        asyncio.run(exchanges._write(stuck, stuck, bytes(size), last=last))
+
+
+def test_what_never_waits_fits_a_transport() -> None:
+    """Half of the 64 KiB at which asyncio's transports and aiohttp's writer begin to wait."""
+    assert exchanges.SMALL == 32 * 1024
+
+
+def test_a_slow_request_holds_one_lane_and_no_other_waits_for_it() -> None:
+    """A job that is read for a long time, as a grammar may be, keeps nobody else's from being read."""
+    held = threading.Event()
+
+    class Slow:
+        def submit(self, job: Job) -> Admission:
+            if job.job_id == 1:
+                held.wait(10)
+            return Admission(accepted=True)
+
+    async def both() -> list[bool]:
+        lanes, slow = engine_pump._Lanes(), cast("Engine", Slow())
+        first, others = lanes.submit(slow, job(1)), [lanes.submit(slow, job(n)) for n in range(2, 6)]
+        await asyncio.wait_for(asyncio.gather(*others), 5)
+        early = first.done()
+        held.set()
+        admitted = await first
+        lanes.close()
+        return [early, admitted.accepted]
+
+    assert asyncio.run(both()) == [False, True]
+
+
+def job(number: int) -> Job:
+    return Job(job_id=number, model="m", endpoint="e", body=b"", tenant=b"", deadline=0.0)
 
 
 def lost(enclave: Served) -> None:

@@ -131,3 +131,15 @@ def test_a_signed_receipt_survives_its_encoding(enclave: Served) -> None:
     list(run.items())
     assert run.receipt is not None
     assert SignedReceipt.decode(run.receipt.encode()) == run.receipt
+
+
+def test_receipts_are_equal_when_their_proof_hashes_are(enclave: Served) -> None:
+    run = enclave.run("equal")
+    list(run.items())
+    assert run.receipt is not None
+    receipt = run.receipt.receipt
+    assert replace(receipt) == receipt
+    assert len({replace(receipt), receipt}) == 1
+    assert receipt != replace(receipt, serial=receipt.serial + 1)
+    assert receipt != replace(receipt, extension=receipt.cell())  # an extension counts as every field does
+    assert receipt != run.receipt
