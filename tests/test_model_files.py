@@ -220,6 +220,7 @@ def test_the_catalogue_says_what_the_file_is() -> None:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("SERICIN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pulling, "_locate", lambda _: None)
     return tmp_path / "cache" / "models"
 
 

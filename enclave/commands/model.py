@@ -101,7 +101,7 @@ def pull_model(name: str, *, as_json: bool) -> None:
     """Fetch the model NAME, check it, and print where it is. Exit codes: 4 another file than promised, 6 no network."""
     entry = find(name)
     quiet = as_json or not sys.stderr.isatty()
-    with _progress(f"Writing {name}", entry.size) as progress:
+    with _progress(f"Fetching {name}", 2 * entry.size) as progress:
         path = pull(entry, quiet=quiet, progress=progress)
     if as_json:
         document = {"ok": True, "name": name, "path": str(path), "sha256": entry.sha256.hex(), "size": entry.size}

