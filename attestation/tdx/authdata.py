@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 from ..errors import Malformed
@@ -16,6 +17,7 @@ MAX_CHAIN: Final = 12 * 1024
 SGX_REPORT_SIZE: Final = 384
 
 _CODE: Final = "MalformedQuote"
+_SGX: Final = Struct("<16s4s28x16s32s32x32s96xHH60x64s")  # REPORT body; reserved bytes are not judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +37,9 @@ class QeReport:
     @classmethod
     def parse(cls, raw: bytes) -> QeReport:
         """Parse exactly 384 bytes. Raises Malformed."""
-        r = Reader(raw, what="quote.qe_report", code=_CODE)
-        cpu_svn, misc_select = r.take(16, "cpu_svn"), r.take(4, "misc_select")
-        r.take(28, "reserved1")
-        attributes, mr_enclave = r.take(16, "attributes"), r.take(32, "mr_enclave")
-        r.take(32, "reserved2")
-        mr_signer = r.take(32, "mr_signer")
-        r.take(96, "reserved3")
-        isv_prod_id, isv_svn = r.u16le("isv_prod_id"), r.u16le("isv_svn")
-        r.take(60, "reserved4")
-        report_data = r.take(64, "report_data")
-        r.end(code=_CODE)
+        if len(raw) != SGX_REPORT_SIZE:
+            raise Malformed(_CODE, "quote.qe_report", want=f"{SGX_REPORT_SIZE} bytes", got=len(raw))
+        cpu_svn, misc_select, attributes, mr_enclave, mr_signer, isv_prod_id, isv_svn, report_data = _SGX.unpack(raw)
         return cls(
             raw=raw,
             cpu_svn=cpu_svn,

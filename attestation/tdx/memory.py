@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
-from hashlib import sha256
 from typing import Any, Final, Protocol, TypeVar
 
 from ..window import Window
@@ -27,9 +26,9 @@ T = TypeVar("T", bound=Windowed)
 
 
 class Memory:
-    """Results of signature checks by the hash of every byte they rest on. Not thread-safe.
+    """Results of signature checks by every byte they rest on. Not thread-safe.
 
-    Only what succeeded is kept, so nothing can be poisoned: a key is the SHA-256 of all inputs, root included. The
+    Only what succeeded is kept, so nothing can be poisoned: a key is all inputs themselves, root included. The
     clock is looked at on every use; a result outside its window is made anew, which then raises what is wrong.
     """
 
@@ -37,18 +36,14 @@ class Memory:
         if capacity < 1:
             raise ValueError("a memory holds at least one result")
         self._capacity = capacity
-        self._kept: OrderedDict[bytes, Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[str | bytes, ...], Any] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def recall(self, kind: str, parts: tuple[bytes, ...], *, now: datetime, make: Callable[[], T]) -> T:
         """Give what `make` gave for the same `kind` and `parts`, if it holds at `now`; else make it."""
-        digest = sha256(kind.encode())
-        for part in parts:
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-        key = digest.digest()
+        key: tuple[str | bytes, ...] = (kind, *parts)
         kept: T | None = self._kept.get(key)
         if kept is not None and kept.window.holds(now):
             self._kept.move_to_end(key)

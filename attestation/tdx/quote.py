@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from struct import Struct
 from typing import Final
 
 from ..errors import Malformed
@@ -22,6 +23,7 @@ BODY_TD15_EX: Final = 4
 BODY_SIZES: Final = {BODY_TD10: 584, BODY_TD15: 648, BODY_TD15_EX: 885}
 
 _CODE: Final = "MalformedQuote"
+_REPORT: Final = Struct("16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")  # what every body begins with, 584 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +49,13 @@ class TdReport:
     @classmethod
     def read(cls, r: Reader, body_type: int) -> TdReport:
         """Take a report of `body_type` off `r`."""
-        wide = {"mr_seam": 48, "mr_signer_seam": 48, "seam_attributes": 8, "td_attributes": 8, "xfam": 8, "mr_td": 48}
-        more = {"mr_config_id": 48, "mr_owner": 48, "mr_owner_config": 48}
-        fields = {name: r.take(size, name) for name, size in {"tee_tcb_svn": 16, **wide, **more}.items()}
-        rtmr = (r.take(48, "rtmr0"), r.take(48, "rtmr1"), r.take(48, "rtmr2"), r.take(48, "rtmr3"))
-        report_data = r.take(64, "report_data")
+        names = ("tee_tcb_svn", "mr_seam", "mr_signer_seam", "seam_attributes", "td_attributes", "xfam", "mr_td")
+        more = ("mr_config_id", "mr_owner", "mr_owner_config")
+        *fields, rtmr0, rtmr1, rtmr2, rtmr3, report_data = _REPORT.unpack(r.take(_REPORT.size, "report"))
         later = body_type != BODY_TD10
         return cls(
-            **fields,
-            rtmr=rtmr,
+            **dict(zip((*names, *more), fields, strict=True)),
+            rtmr=(rtmr0, rtmr1, rtmr2, rtmr3),
             report_data=report_data,
             tee_tcb_svn_2=r.take(16, "tee_tcb_svn_2") if later else None,
             mr_service_td=r.take(48, "mr_service_td") if later else None,

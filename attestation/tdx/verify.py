@@ -123,7 +123,7 @@ def verify_quote(
         pck_ca="processor" if chain.ca.subject == anchor.names.processor_ca else "platform",
         window=chain.window.meet(known.window),
         collateral_issued=min(known.info.issue_date, known.identity.issue_date),
-        root_sha256=sha256(chain.root.der).digest(),
+        root_sha256=pin,  # `verify_pck_chain` required it of the root
         quote_digest=parsed.digest,
     )
 
