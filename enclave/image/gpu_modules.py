@@ -42,10 +42,14 @@ PORT: Final = (
     ("nvidia/linux_nvswitch.c", "return strncpy(dest, src, length)", _STRNCPY, 1),
     ("nvidia-uvm/uvm_pmm_gpu.c", f"strncpy({_CHUNK}.name, {_NAME}, sizeof({_CHUNK}.name) - 1)",
      f"strscpy_pad({_CHUNK}.name, {_NAME})", 1),
+    ("nvidia-uvm/uvm_pmm_gpu.c", "static void devmem_page_free(struct page *page)\n{",
+     "static void devmem_page_free(struct folio *folio)\n{\n    struct page *page = &folio->page;", 1),
+    ("nvidia-uvm/uvm_pmm_gpu.c", ".page_free = devmem_page_free", ".folio_free = devmem_page_free", 1),
+    ("nvidia-uvm/uvm_hmm.c", "zone_device_page_init(dpage)", "zone_device_page_init(dpage, page_pgmap(dpage), 0)", 1),
 )  # fmt: skip
 """The driver release is older than the kernel: (file, text, text instead, how often). Linux 7 has no in_irq, strncpy
-and dma_map_ops.map_resource any more, pci_resize_resource takes a set of BARs to leave alone, and a module under the
-MIT and the GNU licence at once may call what is exported for the latter."""
+and dma_map_ops.map_resource any more, pci_resize_resource takes a set of BARs to leave alone, device memory is freed by
+the folio, and a module under the MIT and the GNU licence at once may call what is exported for the latter."""
 MAX_SOURCE: Final = 512 << 20  # bytes of the driver's unpacked source; it has 115 MB
 MAX_FILES: Final = 20_000
 _ARCHIVE: Final = "usr/src/nvidia-open-kernel.tar.xz"
