@@ -15,6 +15,7 @@ from attestation.answer import Answer
 from attestation.exchange import ChoiceEnd, Delta, Item, Start, Usage
 from client.openai_shapes import CHAT as CHAT_PATH
 from client.openai_shapes import COMPLETIONS, Shaper
+from enclave.engine.batch import Batch
 from enclave.engine.stops import TextOut
 from enclave.engine.toolcalls import CallReader
 from enclave.seams import EngineEvent
@@ -213,6 +214,29 @@ def test_text_is_whole_characters_and_stops_are_never_shown(portion: int) -> Non
     assert "".join(parts) == "Grüße 🙂 und "
     assert out.stopped
     assert not any("\ufffd" in part for part in parts)
+
+
+def test_plain_characters_wait_for_the_one_before_them() -> None:
+    out = TextOut()
+    assert [out.feed(piece) for piece in (b"a", b"\xc3", b"b", b"\xc3", b"\xbc", b"c")] == [
+        "a", "", "\ufffdb", "", "ü", "c"
+    ]  # fmt: skip
+    assert out.feed(b"\xf0\x9f") == ""
+    assert out.finish() == "\ufffd"
+
+
+def test_a_batch_of_other_sequences_is_no_step_on() -> None:
+    batch = Batch(4, 3)
+    batch.add(0, 11, 7)
+    batch.add(2, 12, 9)
+    first = batch.struct()
+    again = batch.advance([21, 22])
+    assert [list(again.token[:2]), list(again.pos[:2]), again.n_tokens] == [[21, 22], [8, 10], 2]
+    assert again is first
+    assert [again.seq_id[at][0] for at in range(2)] == [0, 2]
+    for other in ([21], [21, 22, 23]):
+        with pytest.raises(ValueError, match="not the batch of before"):
+            batch.advance(other)
 
 
 def test_what_could_become_a_stop_comes_out_at_the_end() -> None:
