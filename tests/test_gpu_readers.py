@@ -40,6 +40,7 @@ DER: list[tuple[str, bytes]] = [
     ("no length", b"\x05"),
     ("a length past the end", b"\x04\x02x"),
     ("an indefinite length", b"\x30\x80\0\0"),
+    ("an indefinite length before as many bytes", b"\x30\x80" + bytes(128)),
     ("a length of three bytes", b"\x04\x83\0\1\0" + bytes(256)),
     ("a length of one byte that fits in none", b"\x04\x81\x7f" + bytes(127)),
     ("a length of two bytes that fits in one", b"\x04\x82\0\xff" + bytes(255)),
