@@ -57,6 +57,11 @@ class _Lanes:
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="engine-submit") for _ in range(SUBMIT_LANES)]
         self._waiting = [0] * SUBMIT_LANES
 
+    def start(self) -> None:
+        """Make every thread now, so that their number says nothing of how busy the enclave was."""
+        for thread in self._threads:
+            thread.submit(int)
+
     def submit(self, engine: Engine, job: Job) -> asyncio.Future[Admission]:
         lane = min(range(SUBMIT_LANES), key=self._waiting.__getitem__)
         self._waiting[lane] += 1
@@ -94,6 +99,7 @@ class EnginePump:
     def start(self) -> None:
         """Begin to drain events into the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._lanes.start()
         self._thread.start()
 
     def stop(self) -> None:
