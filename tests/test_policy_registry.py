@@ -23,6 +23,7 @@ from attestation.ton.boc import write_boc
 from attestation.ton.registry import Address, Listing, RegistryState
 from client.errors import ClientError, Unreachable, UsageFault
 from client.ton.network import PINNED, block_json
+from client.ton.policy_registry import prove_registry
 from tests.forged import MODEL
 from tests.image_forms import manifest
 from tests.served import START, Served, served
@@ -140,6 +141,21 @@ def test_a_client_accepts_an_enclave_that_the_registry_lists(
     attest(enclave, ton, monkeypatch)
 
 
+def test_a_policy_without_a_registry_needs_no_proof(enclave: Served) -> None:
+    assert prove_registry(enclave.policy(), now=START) is None
+
+
+def test_a_simulated_registry_does_not_go_with_real_roots(
+    enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(enclave, ton)
+    attest(enclave, ton, monkeypatch)  # which names the network
+    policy = enclave.policy(registry={"address": RULE.address, "max_staleness_seconds": RULE.max_staleness})
+    assert prove_registry(policy, now=START) is not None
+    with pytest.raises(UsageFault, match="a simulated TON does not go with roots"):
+        prove_registry(replace(policy, roots=replace(policy.roots, kind="intel+nvidia")), now=START)
+
+
 def test_a_client_refuses_a_revoked_image(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
     put(enclave, ton, revoked_images={enclave.booted.boot.image_id: AT - 5})
     with pytest.raises(Refused, match=r"RegistryRejected: registry\.image\.revoked"):
@@ -237,6 +253,13 @@ def test_a_listed_image_measures_to_what_its_manifest_says(report: TdReport) -> 
 def test_each_register_counts(report: TdReport, register: str, broken_rule: tuple[str, str]) -> None:
     made = manifest()
     assert broken_rule in not_holding(measured(report, **{register: bytes(48)}), made.image_id, made.encode())
+
+
+def test_a_manifest_without_rtmr0_waives_it_visibly(report: TdReport) -> None:
+    made = manifest()
+    bare = replace(made, measurements=tuple(replace(m, rtmr0=None) for m in made.measurements))
+    *_, last = appraise_listed_image(measured(report, rtmr0=bytes(48)), bare.image_id, bare.encode())
+    assert (last.rule, last.holds, last.waived is not None) == ("image.rtmr0", True, True)
 
 
 def test_a_manifest_of_another_image_says_nothing(report: TdReport) -> None:
