@@ -63,7 +63,9 @@ make -j{jobs} ARCH=x86_64 KERNEL_UNAME={kernel} IGNORE_CC_MISMATCH=1 \
 x86_64-linux-gnu-strip --strip-debug nvidia.ko nvidia-uvm.ko
 """
 _SBIN: Final = ":/usr/sbin:/sbin"  # where chroot and mount are
-_ENTER: Final = 'mount --bind /dev/null "$1/dev/null" && exec chroot "$1" /usr/bin/env -i {words} sh -c "$2"'
+_ENTER: Final = """mount --bind /dev/null "$1/dev/null" && mount --rbind /proc "$1/proc" || exit 1
+exec chroot "$1" /usr/bin/env -i {words} sh -c "$2"
+"""  # objtool reads its own limits from /proc
 _WORDS: Final = (
     "PATH=/usr/bin LC_ALL=C TZ=UTC SOURCE_DATE_EPOCH=315532800 KBUILD_BUILD_TIMESTAMP=@315532800 "
     "KBUILD_BUILD_USER=sericin KBUILD_BUILD_HOST=sericin"
