@@ -59,7 +59,7 @@ _BUILD: Final = """set -e
 cd /build/modules/nvidia-open-kernel
 make -j{jobs} ARCH=x86_64 KERNEL_UNAME={kernel} IGNORE_CC_MISMATCH=1 \
     SYSSRC=/usr/lib/modules/{kernel}/source SYSOUT=/usr/lib/modules/{kernel}/build \
-    NV_EXCLUDE_KERNEL_MODULES="nvidia-modeset nvidia-drm nvidia-peermem" modules
+    NV_EXCLUDE_KERNEL_MODULES="nvidia-modeset nvidia-drm nvidia-peermem" CONFIG_DEBUG_INFO_BTF_MODULES= modules
 x86_64-linux-gnu-strip --strip-debug nvidia.ko nvidia-uvm.ko
 """
 _SBIN: Final = ":/usr/sbin:/sbin"  # where chroot and mount are
