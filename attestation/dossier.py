@@ -59,6 +59,7 @@ class Dossier:
     receipt: bytes
     policy: bytes
     anchoring: bytes | None = None
+    collateral: bytes | None = None  # what the client fetched for evidence that staples none
 
     def encode(self) -> bytes:
         """Give the file. Raises ValueError beyond 1 MiB."""
@@ -76,6 +77,8 @@ class Dossier:
         }
         if self.anchoring is not None:
             m[11] = self.anchoring
+        if self.collateral is not None:
+            m[12] = self.collateral
         data = cbor.encode(m)
         if len(data) > MAX_DOSSIER:
             raise ValueError(f"a dossier has at most {MAX_DOSSIER} bytes; this one would have {len(data)}")
@@ -84,7 +87,9 @@ class Dossier:
     @classmethod
     def decode(cls, data: bytes) -> Dossier:
         """Read a file of at most 1 MiB. Raises Malformed(MalformedDossier), for unknown keys from 64 on too."""
-        m = cbor.decode_map(data, limit=MAX_DOSSIER, what="dossier", code=_CODE, required=range(1, 11), optional=(11,))
+        m = cbor.decode_map(
+            data, limit=MAX_DOSSIER, what="dossier", code=_CODE, required=range(1, 11), optional=(11, 12)
+        )
         if m[1] != FORMAT:
             raise Malformed(_CODE, "dossier.format", want=FORMAT, got="another format")
         dossier = cls(
@@ -98,6 +103,7 @@ class Dossier:
             receipt=cbor.as_bytes(m[9], "dossier.receipt", code=_CODE),
             policy=cbor.as_bytes(m[10], "dossier.policy", code=_CODE, limit=MAX_POLICY),
             anchoring=cbor.as_bytes(m[11], "dossier.anchoring", code=_CODE) if 11 in m else None,
+            collateral=cbor.as_bytes(m[12], "dossier.collateral", code=_CODE) if 12 in m else None,
         )
         if dossier.encode() != data:
             raise Malformed(_CODE, "dossier", want="known fields alone", got="others")  # every byte is used
@@ -114,6 +120,11 @@ class Dossier:
     def sealed_at(self) -> datetime:
         """Give the time in the header: when the client, having verified the enclave, sealed. Raises Malformed."""
         return datetime.fromtimestamp(self.header().time, UTC)
+
+    @property
+    def evidence_digest(self) -> bytes:
+        """SHA-256 of the evidence, then of the collateral that was fetched for it, 32 bytes."""
+        return sha256(self.evidence + (self.collateral or b"")).digest()
 
     @property
     def ciphertext_hash(self) -> bytes:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Final
 
 from attestation import cbor
@@ -27,6 +28,7 @@ from attestation.verdict import Verdict
 from attestation.verify import Verified, verify_evidence
 
 from .connection import TLS_GROUP, Connection
+from .endorsements import CollateralSource
 from .errors import Unreachable
 from .target import Target
 
@@ -52,7 +54,12 @@ class Attested:
     verdict: Verdict
     evidence: bytes
     nonce: bytes
-    verified_at: datetime
+    collateral: bytes | None  # fetched for evidence that staples none
+
+    @property
+    def evidence_digest(self) -> bytes:
+        """SHA-256 of the evidence as it came, then of what was fetched for it: 32 bytes, key 12 of the body."""
+        return sha256(self.evidence + (self.collateral or b"")).digest()
 
     def fresh(self, now: datetime) -> bool:
         """Whether the epoch and every window the answer rests on still hold."""
@@ -66,7 +73,7 @@ def attest(
     now: Now,
     allow_unconfidential: bool,
     timeout: float,
-    collateral_for: Callable[[bytes], bytes] | None = None,
+    collateral_for: CollateralSource | None = None,
 ) -> Attested:
     """Connect to `target` and verify it under `policy`. Raises AttestationError or Unreachable, and closes then.
 
@@ -80,10 +87,8 @@ def attest(
         nonce = secrets.token_bytes(NONCE_SIZE)
         data = _challenge(connection, policy, nonce)
         at = now()
-        collateral = None
-        if collateral_for is not None:
-            quote = Evidence.decode(data)
-            collateral = None if quote.collateral else collateral_for(quote.quote)
+        came = Evidence.decode(data)
+        collateral = None if came.collateral or collateral_for is None else collateral_for(came.quote)
         verified = verify_evidence(
             data, nonce=nonce, collateral=collateral, roots=policy.roots, time=policy.time, now=at
         )
@@ -104,7 +109,7 @@ def attest(
         verdict=verdict,
         evidence=data,
         nonce=nonce,
-        verified_at=at,
+        collateral=collateral,
     )
 
 

@@ -18,6 +18,7 @@ from attestation.answer import Answer, Witness, check_receipt
 from attestation.appraise import appraise
 from attestation.dossier import Dossier
 from attestation.errors import Malformed, error_for
+from attestation.evidence import Evidence
 from attestation.exchange import ExchangeBody, commit
 from attestation.findings import Finding
 from attestation.policy import Policy
@@ -72,9 +73,16 @@ def audit(data: bytes, policy: Policy, *, at: datetime | None, now: datetime, tr
     receipt = SignedReceipt.decode(dossier.receipt)
     if dossier.receipt != receipt.encode():  # a receiver ignores such fields, and nothing covers them
         raise Malformed("MalformedDossier", "dossier.receipt", want="known fields alone", got="others")
+    if dossier.collateral is not None and Evidence.decode(dossier.evidence).collateral:
+        raise Malformed("MalformedDossier", "dossier.collateral", want="none beside the evidence's own", got="both")
     when = at or dossier.sealed_at()
     verified = verify_evidence(  # 2
-        dossier.evidence, nonce=dossier.nonce, roots=policy.roots, time=policy.time, now=when
+        dossier.evidence,
+        nonce=dossier.nonce,
+        collateral=dossier.collateral,
+        roots=policy.roots,
+        time=policy.time,
+        now=when,
     )
     verdict = appraise(verified, policy, now=when)  # 3
     header, body = dossier.header(), ExchangeBody.decode(dossier.request)  # 4

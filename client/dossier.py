@@ -24,6 +24,7 @@ def dossier_of(run: Run, *, policy: bytes) -> Dossier:
         salts=DisclosedSalts(request=salts.request, response=salts.response, tokens=salts.tokens),
         receipt=run.receipt.encode(),
         policy=policy,
+        collateral=run.attested.collateral,
     )
 
 

@@ -35,7 +35,7 @@ def dossier_links(
     kids = [key_id(key).hex() for key in epoch.seal_keys]
     first, last = epoch.not_before - skew, min(epoch.not_after, receipt.issued_at + TIME_WINDOW)
     digest, named = sha256(dossier.policy).hexdigest(), body.policy_digest.hex()
-    evidence, seen = sha256(dossier.evidence).hexdigest(), (body.evidence_digest or b"").hex()
+    evidence, seen = dossier.evidence_digest.hex(), (body.evidence_digest or b"").hex()
     return [
         *_evidence_links(dossier, verified),
         clause(

@@ -11,7 +11,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from attestation import cbor
 from attestation.answer import Answer, Witness, check_receipt, require_links
@@ -179,7 +178,7 @@ class Run:
             tenant=request.tenant,
             account=request.account,
             maximum_total=request.maximum_total,
-            evidence_digest=sha256(self.attested.evidence).digest(),
+            evidence_digest=self.attested.evidence_digest,
         )
         return seal_request(header, self.body.encode(), public_key=key, seed=secrets.token_bytes(SEED_SIZE))
 

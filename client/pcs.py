@@ -68,7 +68,7 @@ class PcsClient:
             raise UsageFault(f"{url}: an https address is needed")
         self._base = base
         self._intel = base == INTEL_PCS
-        self._client = client or httpx2.Client(timeout=TIMEOUT, follow_redirects=False)
+        self._client = client
 
     def question(self, model: PlatformModel, update: str) -> str:
         """Name what `fetch` would ask, for a cache."""
@@ -117,6 +117,8 @@ class PcsClient:
     def _body(self, url: str) -> tuple[bytes, httpx2.Headers]:
         """Make one request, bounded in bytes and in time, whatever lengths or encodings the server names."""
         ends = time.monotonic() + TOTAL_SECONDS
+        if self._client is None:  # made for the first question: most clients never ask one
+            self._client = httpx2.Client(timeout=TIMEOUT, follow_redirects=False)
         try:
             with self._client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
                 if answer.status_code != 200:

@@ -17,6 +17,7 @@ from attestation.receipt import SignedReceipt
 
 from .attested import TIMEOUT, Attested, Now, attest
 from .dossier import dossier_bytes
+from .endorsements import collateral_source
 from .errors import UsageFault
 from .exchange import Run, RunRequest
 from .memory import ReceiptMemory
@@ -48,7 +49,8 @@ class RemoteEnclave:
 
     `policy` is the exact policy document; `now` gives the time that evidence is judged at (`client.wall_clock`).
     `receipts` is the file that remembers receipts, so that equivocation shows; None remembers while this object lives.
-    A simulated machine is refused, whatever the policy says, unless `allow_unconfidential` is true.
+    A simulated machine is refused, whatever the policy says, unless `allow_unconfidential` is true. Where the enclave
+    sends no collateral, it is fetched from Intel, or from the caching service at `pccs` (https).
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class RemoteEnclave:
         receipts: Path | None = None,
         allow_unconfidential: bool = False,
         timeout: float = TIMEOUT,
+        pccs: str | None = None,
     ) -> None:
         self._target = parse_target(target)
         self._document = policy
@@ -67,6 +70,7 @@ class RemoteEnclave:
         self._now = now
         self._allow = allow_unconfidential
         self._timeout = timeout
+        self._collateral_for = collateral_source(pccs, now=now)
         self._memory = ReceiptMemory(receipts)
         self._upstream = self.upstream()
 
@@ -144,7 +148,12 @@ class RemoteEnclave:
 
     def _connect(self) -> Attested:
         return attest(
-            self._target, self._policy, now=self._now, allow_unconfidential=self._allow, timeout=self._timeout
+            self._target,
+            self._policy,
+            now=self._now,
+            allow_unconfidential=self._allow,
+            timeout=self._timeout,
+            collateral_for=self._collateral_for,
         )
 
 

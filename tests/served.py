@@ -166,14 +166,15 @@ class Served:
     def run(self, text: str, name: str = "http", *, request: dict[str, Any] | None = None, **fields: Any) -> Run:
         """Prepare one run; iterate its `items`."""
         target = fields.pop("target", None)
+        attested = fields.pop("attested", lambda: self.attest(name, target=target))
         body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": text}]} | (request or {})
         asked = RunRequest(endpoint=CHAT, openai=json.dumps(body).encode(), model=MODEL, stream=True, **fields)
         memory = ReceiptMemory(self.folder / "receipts.sqlite")
         self._open.append(memory)
         return Run(
-            self.attest(name, target=target),
+            attested(),
             asked,
-            reattest=lambda: self.attest(name, target=target),
+            reattest=attested,
             now=self.now,
             memory=memory,
         )

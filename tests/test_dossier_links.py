@@ -90,8 +90,10 @@ def test_unused_bytes_are_malformed(kept: Kept, more: bytes) -> None:
         code, _ = broken(kept, bent(kept.data, path, lambda part: part + more))
         assert code in {"MalformedEvidence", "MalformedRequest", "MalformedReceipt", "MalformedProof"}
     assert broken(kept, bent(kept.data, (4,), lambda part: part + more)) == ("ReceiptMismatch", "receipt.ciphertext")
+    extra = bent(kept.data, (), lambda whole: whole | {13: more})
+    assert broken(kept, extra) == ("MalformedDossier", "dossier[13]")
     extra = bent(kept.data, (), lambda whole: whole | {12: more})
-    assert broken(kept, extra) == ("MalformedDossier", "dossier[12]")
+    assert broken(kept, extra) == ("MalformedDossier", "dossier.collateral")
     extra = bent(kept.data, (11, ">"), lambda proof: proof | {64: more})
     assert broken(kept, extra) == ("MalformedProof", "anchoring")
 

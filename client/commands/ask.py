@@ -14,6 +14,7 @@ from attestation.exchange import Delta
 
 from ..attested import TIMEOUT, Attested, attest, wall_clock
 from ..dossier import dossier_bytes
+from ..endorsements import collateral_source
 from ..errors import UsageFault
 from ..exchange import Run, RunRequest
 from ..memory import ReceiptMemory
@@ -24,12 +25,14 @@ from ..recount import recount, require_at_hand
 from ..replay import NOT_RECOUNTED, Replay
 from ..settings import choose_policy, state_dir
 from ..target import parse_target
+from .collateral import pccs_option
 
 
 @click.command(name="ask")
 @click.argument("target")
 @click.argument("prompt")
 @click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
+@pccs_option
 @click.option("--model", help="Model to ask; needed only where the enclave serves several.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Sampling temperature; 0 is greedy.")
@@ -48,6 +51,7 @@ def command(
     target: str,
     prompt: str,
     policy_path: Path | None,
+    pccs: str | None,
     model: str | None,
     max_tokens: int,
     temperature: float | None,
@@ -63,7 +67,7 @@ def command(
     are recounted where the replay extra and the model are at hand; a count that differs is 4. Exit codes: 0 complete,
     3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable or outcome unknown, 7 declined by the enclave.
     """
-    chosen = choose_policy(policy_path)
+    chosen, source = choose_policy(policy_path), collateral_source(pccs, now=wall_clock)
     parsed = parse_target(target)
     if dossier_path is not None and not dossier_path.parent.is_dir():
         raise UsageFault(f"{dossier_path}: its directory is not there")  # said before the question is asked and paid
@@ -72,7 +76,12 @@ def command(
 
     def connect() -> Attested:
         return attest(
-            parsed, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, timeout=TIMEOUT
+            parsed,
+            chosen.policy,
+            now=wall_clock,
+            allow_unconfidential=chosen.allow_unconfidential,
+            timeout=TIMEOUT,
+            collateral_for=source,
         )
 
     attested = connect()

@@ -12,11 +12,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..collateral_cache import CollateralCache
+from ..endorsements import find_or_fetch
 from ..output import print_json, reports_errors, write_file
 from ..pcs import INTEL_PCS, PcsClient, model_of
 from ..quote_check import read_quote
-from ..settings import cache_dir
+
+pccs_option = click.option(
+    "--pccs", help="Where collateral comes from when the enclave sends none: a caching service instead of Intel's."
+)
 
 
 @click.group(name="collateral")
@@ -39,13 +42,8 @@ def fetch(quote_path: Path, output: Path, url: str, update: str, *, fresh: bool,
     until the first of its parts is over. Exit codes: 0 written, 6 unreachable, 2 usage.
     """
     model, service = model_of(read_quote(quote_path)), PcsClient(url)
-    cache, question = CollateralCache(cache_dir() / "collateral"), service.question(model, update)
-    collateral = None if fresh else cache.find(question, now=datetime.now(UTC))
-    kept = collateral is not None
-    if collateral is None:
-        with _steps() as step:
-            collateral = service.fetch(model, update=update, step=step)
-        cache.keep(question, collateral)
+    with _steps() as step:
+        collateral, kept = find_or_fetch(service, model, update=update, now=datetime.now(UTC), fresh=fresh, step=step)
     write_file(output, collateral.to_json())
     if as_json:
         about = {"fmspc": model.fmspc, "ca": model.ca, "output": str(output), "from_cache": kept}

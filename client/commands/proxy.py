@@ -13,6 +13,7 @@ import click
 from aiohttp import web
 
 from ..attested import TIMEOUT, Attested, attest, wall_clock
+from ..endorsements import collateral_source
 from ..errors import UsageFault
 from ..memory import ReceiptMemory
 from ..output import confidentiality_line, console, print_json, reports_errors
@@ -20,28 +21,37 @@ from ..proxy import HOSTS, Proxy
 from ..settings import choose_policy, state_dir
 from ..target import parse_target
 from ..upstream import Upstream
+from .collateral import pccs_option
 
 
 @click.command(name="proxy")
 @click.argument("target")
 @click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
+@pccs_option
 @click.option("--listen", default="127.0.0.1:10000", show_default=True, help="Loopback address and port.")
 @click.option("--token", envvar="SERICIN_PROXY_TOKEN", help="Callers must send this bearer token.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document when it listens.")
 @reports_errors
-def command(target: str, policy_path: Path | None, listen: str, token: str | None, *, as_json: bool) -> None:
+def command(
+    target: str, policy_path: Path | None, pccs: str | None, listen: str, token: str | None, *, as_json: bool
+) -> None:
     """Offer the verified enclave at TARGET to this machine's programs: base URL http://LISTEN/v1.
 
     Every request goes out sealed, on a connection that was verified under the policy; a model that is not confidential
     says so in its name and in a header. Ends with Ctrl-C.
     """
-    chosen = choose_policy(policy_path)
+    chosen, source = choose_policy(policy_path), collateral_source(pccs, now=wall_clock)
     parsed = parse_target(target)
     host, port = _address(listen)
 
     def connect() -> Attested:
         return attest(
-            parsed, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, timeout=TIMEOUT
+            parsed,
+            chosen.policy,
+            now=wall_clock,
+            allow_unconfidential=chosen.allow_unconfidential,
+            timeout=TIMEOUT,
+            collateral_for=source,
         )
 
     first = connect()  # refuse at once what would be refused at the first request

@@ -10,29 +10,33 @@ import click
 from attestation.window import rfc3339
 
 from ..attested import TIMEOUT, Attested, attest, wall_clock
+from ..endorsements import collateral_source
 from ..output import confidentiality_line, console, print_json, reports_errors, show_findings
 from ..settings import choose_policy
 from ..target import parse_target
+from .collateral import pccs_option
 
 
 @click.command(name="verify")
 @click.argument("target")
 @click.option("--policy", "policy_path", type=click.Path(path_type=Path), help="Policy document (sericin-policy/1).")
+@pccs_option
 @click.option("--all", "every", is_flag=True, help="Print every clause with its values, not only those that fail.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
-def command(target: str, policy_path: Path | None, *, every: bool, as_json: bool) -> None:
+def command(target: str, policy_path: Path | None, pccs: str | None, *, every: bool, as_json: bool) -> None:
     """Verify the enclave at TARGET (https://host:port, http://host:port or unix:PATH) and send nothing.
 
     Exit codes: 0 accepted, 3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable, 2 usage.
     """
-    chosen = choose_policy(policy_path)
+    chosen, source = choose_policy(policy_path), collateral_source(pccs, now=wall_clock)
     attested = attest(
         parse_target(target),
         chosen.policy,
         now=wall_clock,
         allow_unconfidential=chosen.allow_unconfidential,
         timeout=TIMEOUT,
+        collateral_for=source,
     )
     attested.connection.close()
     if as_json:
