@@ -88,5 +88,5 @@ def test_what_is_no_report_starts_no_enclave(tmp_path: Path, monkeypatch: pytest
         return tuple(replace(report, report=report.report[:-1]) for report in collect(self, nonce))
 
     monkeypatch.setattr(SimulatedGpuSource, "collect", cut)
-    with pytest.raises(GpuUnavailable, match="MalformedGpuReport"):
+    with pytest.raises(GpuUnavailable, match="the driver gave no report: MalformedGpuReport"):
         served(tmp_path, gpu={"mode": "simulated", "count": 1}).__enter__()

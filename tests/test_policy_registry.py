@@ -82,8 +82,12 @@ ROWS: dict[str, tuple[Callable[[BootMap], dict[str, Any]], str]] = {
 }
 
 
-def test_a_listed_boot_is_accepted(enclave: Served) -> None:
-    assert broken(enclave.booted.boot, proof(enclave.booted.boot)) == []
+def test_a_listed_boot_is_accepted_and_every_clause_is_shown(enclave: Served) -> None:
+    boot = enclave.booted.boot
+    found = appraise_registry(RULE, proof(boot), boot, now=START)
+    assert all(f.holds for f in found)
+    clauses = ["age", "image", "image.revoked", "key.revoked", f"models.{MODEL}"]
+    assert [f.rule for f in found] == ["registry", *(f"registry.{name}" for name in clauses)]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -154,6 +158,22 @@ def test_a_simulated_registry_does_not_go_with_real_roots(
     assert prove_registry(policy, now=START) is not None
     with pytest.raises(UsageFault, match="a simulated TON does not go with roots"):
         prove_registry(replace(policy, roots=replace(policy.roots, kind="intel+nvidia")), now=START)
+
+
+@pytest.mark.parametrize("staleness", [300, 1000])
+def test_the_policy_says_how_old_a_head_may_be(
+    enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch, staleness: int
+) -> None:
+    """Shorter or longer than what a client without a policy goes by; a stale head is not even appraised."""
+    put(enclave, ton)
+    monkeypatch.setenv("SERICIN_NETWORK", str(ton.network_path))
+    policy = enclave.policy(registry={"address": RULE.address, "max_staleness_seconds": staleness})
+    proved = prove_registry(policy, now=START)
+    assert proved is not None
+    last = proved.gen_utime + staleness
+    assert prove_registry(policy, now=datetime.fromtimestamp(last, UTC)) == proved
+    with pytest.raises(Refused, match="RegistryStale"):
+        prove_registry(policy, now=datetime.fromtimestamp(last + 1, UTC))
 
 
 def test_a_client_refuses_a_revoked_image(enclave: Served, ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from attestation.dossier import MAX_DOSSIER
 from attestation.errors import Untrusted
 from attestation.receipt import Receipt, SignedReceipt, Status
 from client.anchored import TonTrust
 from client.audit import audit
-from client.dossier import dossier_of
+from client.dossier import dossier_bytes, dossier_of
+from client.errors import UsageFault
 from enclave.keys import ReceiptSigner
 from enclave.reply import Reply
 from tests.served import Served, served
@@ -124,6 +126,23 @@ def test_an_auditor_finds_the_same_link(enclave: Served, monkeypatch: pytest.Mon
     with pytest.raises(Untrusted) as e:
         result.require(allow_unconfidential=True)
     assert e.value.where == "tokens.completion"
+
+
+def test_only_a_finished_run_has_a_dossier(enclave: Served) -> None:
+    run = enclave.run("cut short")
+    with pytest.raises(RuntimeError, match="finished"):
+        dossier_of(run, policy=b"{}")
+    list(run.items())
+    for part in ("receipt", "witness", "sealed"):
+        kept = getattr(run, part)
+        setattr(run, part, None)
+        with pytest.raises(RuntimeError, match="finished"):
+            dossier_of(run, policy=b"{}")
+        setattr(run, part, kept)
+    assert dossier_bytes(run, policy=b"{}")
+    run.response_payload += bytes(MAX_DOSSIER)
+    with pytest.raises(UsageFault, match=r"no dossier: .*at most"):
+        dossier_bytes(run, policy=b"{}")
 
 
 def test_a_signed_receipt_survives_its_encoding(enclave: Served) -> None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from attestation.errors import AttestationError
+from attestation.errors import AttestationError, Refused
 from attestation.ton.registry import Address
 from client.errors import ClientError, Unreachable
 from client.ton import chain as chain_module
@@ -49,6 +50,46 @@ def test_an_honest_server_is_believed_over_several_answers(ton: InBox) -> None:
     path = with_chain(ton.network, lambda chain: chain.trust_path(found.block))
     assert path is not None
     assert len(path.links) == 3  # over two key blocks, two links to an answer
+
+
+def test_a_head_that_stays_is_gone_to_once(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ton.box, "tick", lambda: None)
+
+    async def thrice(chain: chain_module.ChainView) -> list[int]:
+        return [(await chain.head()).seqno for _ in range(3)]
+
+    assert with_chain(ton.network, thrice) == [ton.box.chain.head.seqno] * 3
+
+
+def test_what_was_refused_is_not_asked_of_the_next_server(ton: InBox) -> None:
+    """Only a stale head is a server's fault: anything else that a policy refuses was proved."""
+    twice = replace(ton.network, lite_servers=ton.network.lite_servers * 2)
+    for code, count in (("RegistryRejected", 1), ("RegistryStale", 2)):
+        asked: list[int] = []
+
+        async def refuse(chain: chain_module.ChainView, code: str = code, asked: list[int] = asked) -> None:
+            asked.append((await chain.head()).seqno)
+            raise Refused(code, "here", want="something", got="something else")
+
+        with pytest.raises(Refused, match=code):
+            with_chain(twice, refuse)
+        assert len(asked) == count
+
+
+def test_a_head_is_as_old_as_the_caller_lets_it_be(ton: InBox) -> None:
+    found = view(ton)
+    for max_age in (60, 3600):
+        last = found.gen_utime + max_age
+
+        def at(now: int, max_age: int = max_age) -> int:
+            when = datetime.fromtimestamp(now, UTC)
+            job = lambda chain: chain.newest(ton.network.registry, now=when, max_age=max_age)  # noqa: E731
+            proved: int = with_chain(ton.network, job).proved.gen_utime
+            return proved
+
+        assert at(last) == found.gen_utime
+        with pytest.raises(Refused, match="RegistryStale"):
+            at(last + 1)
 
 
 def test_the_way_that_was_gone_is_remembered_and_nothing_else_is(ton: InBox, tmp_path: Path) -> None:
