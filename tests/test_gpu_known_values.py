@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -59,18 +60,20 @@ def test_a_report_of_no_known_kind_is_the_callers_bug(kind: str) -> None:
 
 # ---- which fields of opaque data belong to which kind
 
-FULL: dict[str, dict[int, bytes]] = {
-    "gpu": dict(device("gpu").fields(NONCE).opaque)
-    | {11: b"\xaa", 20: bytes(48), 21: b"\xaa", 22: bytes(144), 34: b"\1\0", 35: b"GB100\0", 36: b"\2\0"},
-    "switch": dict(device("switch").fields(NONCE).opaque),
-}
+
+def full(kind: str) -> dict[int, bytes]:
+    """Give every field that a kind has of its own, a GPU's as of opaque data version 1."""
+    more = {11: b"\xaa", 20: bytes(48), 21: b"\xaa", 22: bytes(144), 34: b"\1\0", 35: b"GB100\0", 36: b"\2\0"}
+    return dict(device(kind).fields(NONCE).opaque) | (more if kind == "gpu" else {})
+
+
 OWN = {"gpu": {3, 6, 11, 15, 17, 18, 20, 21, 22, 34, 35, 36}, "switch": {6, 22, 26}}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_field_of_a_kinds_own_is_not_unknown(kind: str) -> None:
-    assert FULL[kind].keys() >= OWN[kind]
-    found = decode_opaque(encode_opaque(tuple(FULL[kind].items())), kind=kind)
+    assert full(kind).keys() >= OWN[kind]
+    found = decode_opaque(encode_opaque(tuple(full(kind).items())), kind=kind)
     assert found.unknown == ()
     assert found.mode is (GpuMode.PROTECTED_PCIE if kind == "gpu" else None)
     assert OWN["gpu"] == opaque._GPU_FIELDS
@@ -81,13 +84,13 @@ def test_a_field_of_a_kinds_own_is_not_unknown(kind: str) -> None:
     ("kind", "stranger"), [("switch", n) for n in sorted(OWN["gpu"] - OWN["switch"])] + [("gpu", 26)]
 )
 def test_a_field_of_the_other_kind_is_unknown(kind: str, stranger: int) -> None:
-    found = decode_opaque(encode_opaque((*FULL[kind].items(), (stranger, b"x"))), kind=kind)
+    found = decode_opaque(encode_opaque((*full(kind).items(), (stranger, b"x"))), kind=kind)
     assert found.unknown == (stranger,)
 
 
 @pytest.mark.parametrize("number", [11, 21])
 def test_a_status_is_on_or_off_and_nothing_else(number: int) -> None:
-    legacy = {n: value for n, value in FULL["gpu"].items() if n not in (34, 36)}
+    legacy = {n: value for n, value in full("gpu").items() if n not in (34, 36)}
 
     def decoded(byte: int) -> OpaqueData:
         return decode_opaque(encode_opaque(tuple((legacy | {number: bytes([byte])}).items())), kind="gpu")
@@ -98,6 +101,16 @@ def test_a_status_is_on_or_off_and_nothing_else(number: int) -> None:
     on, off = (GpuMode.PROTECTED_PCIE, GpuMode.SINGLE) if number == 21 else (True, False)
     found = [d.mode if number == 21 else d.nvdec0_enabled for d in (decoded(0xAA), decoded(0x55))]
     assert found == [on, off]
+
+
+def test_what_a_device_does_not_say_is_empty_or_none() -> None:
+    silent = OpaqueData(vbios_version="1")
+    assert {f.name: getattr(silent, f.name) for f in fields(silent)} == {
+        "vbios_version": "1", "driver_version": "", "chip_sku": "", "project": "", "project_sku": "", "chip_info": "",
+        "fwid": None, "nvdec0_enabled": None, "mode": None, "switch_pdis": frozenset(), "device_pdi": None,
+        "gpu_pdis": frozenset(), "unknown": (),
+    }  # fmt: skip
+    assert [str(mode) for mode in GpuMode] == ["spt", "mpt", "ppcie"]
 
 
 # ---- the names of a chip's certificates
