@@ -23,10 +23,11 @@ from attestation.gpu.pem import load_certificate, split_pem
 from attestation.gpu.rim import verify_rim
 from attestation.gpu.rimxml import parse_xml
 from enclave.simulator.gpu_authority import new_key
-from tests.gpu_cases import NOW, GpuCase, anchor, given, machine, measurement, rims
+from tests.gpu_cases import NOW, GpuCase, anchor, given, machine, measurement, ocsp_responses, rims
 from tests.test_gpu_eat import Token, jwk
+from tests.test_gpu_endorsements import crl
+from tests.test_gpu_refusals import answer, unsigned
 from tests.test_gpu_refusals import rim as signed_rim
-from tests.test_gpu_refusals import unsigned
 
 
 def refused(work: Callable[[], object]) -> tuple[str, str]:
@@ -122,6 +123,18 @@ def test_a_signer_with_a_path_length_cannot_be_read() -> None:
 def test_nothing_but_line_ends_follows_a_chain(after: bytes) -> None:
     data = machine("spt", 1)[0].pem + after
     assert refused(lambda: split_pem(data, count=5, where="x")) == ("MalformedCertificate", "x")
+
+
+# ---- revocation
+
+
+def test_each_certificate_has_one_answer_and_each_issuer_one_list() -> None:
+    answers, one, other = ocsp_responses("spt", 1), crl(), crl("rim-ca")
+    assert len(GpuCase(ocsp=answers, crls=(one, other)).verified().devices) == 1
+    assert refused(GpuCase(ocsp=answers + answers[:1]).verified) == ("MalformedOcsp", f"ocsp[{len(answers)}]")
+    assert refused(GpuCase(ocsp=answers + answer()[:1]).verified) == ("MalformedOcsp", f"ocsp[{len(answers)}]")
+    assert refused(GpuCase(crls=(one, other, one)).verified) == ("MalformedCrl", "crl[2]")
+    assert refused(GpuCase(crls=(one, crl())).verified) == ("MalformedCrl", "crl[1]")
 
 
 # ---- reference values
