@@ -137,6 +137,11 @@ def test_a_folder_is_verified_quote_by_quote(files: Path) -> None:
     result = run(*[files / "p.jsn" if a == files / "policy.json" else a for a in arguments])
     found = document(result)
     assert found["counts"] == {"ok": 5, "QuoteSignatureInvalid": 1, "UnsupportedVersion": 1}
+    assert [row["file"] for row in found["quotes"]] == ["0", "1", "2", "3", "4", "bent", "junk"]
+    assert [row["code"] for row in found["quotes"]] == [None] * 5 + ["QuoteSignatureInvalid", "UnsupportedVersion"]
+    shown = run(*[files / "p.jsn" if a == files / "policy.json" else a for a in arguments[:-1]])
+    assert "bent: QuoteSignatureInvalid\njunk: UnsupportedVersion\n7 quotes: 5 ok, " in shown.output
+    assert shown.exit_code == 4
     assert result.exit_code == 4
     assert found["ok"] is False
 
