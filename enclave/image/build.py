@@ -166,7 +166,8 @@ def require_cuda_compiler() -> None:
     if found is None or found[1] != CUDA_RELEASE:
         got = found[1] if found else "another answer"
         raise BuildFailed(
-            f"nvcc: want CUDA {CUDA_RELEASE}, whose runtime the lock pins and its driver takes; got {got}"
+            f"nvcc: want CUDA {CUDA_RELEASE}, whose runtime the lock pins and its driver takes; got {got}. "
+            "Debian 13 has it in nvidia-cuda-toolkit and nvidia-cuda-dev (non-free): docs/image.md"
         )
 
 
