@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -23,10 +24,12 @@ from attestation.gpu.pem import load_certificate, split_pem
 from attestation.gpu.rim import verify_rim
 from attestation.gpu.rimxml import parse_xml
 from enclave.simulator.gpu_authority import new_key
-from tests.gpu_cases import NOW, GpuCase, anchor, given, machine, measurement, ocsp_responses, rims
+from enclave.simulator.gpu_device import rim_fields
+from tests.gpu_cases import NOW, GpuCase, anchor, authority, given, machine, measurement, ocsp_responses, rims
+from tests.gpu_chains import Plan
 from tests.test_gpu_eat import Token, jwk
 from tests.test_gpu_endorsements import crl
-from tests.test_gpu_refusals import answer, unsigned
+from tests.test_gpu_refusals import RIM_CHAIN, answer, unsigned
 from tests.test_gpu_refusals import rim as signed_rim
 
 
@@ -119,6 +122,31 @@ def test_a_signer_with_a_path_length_cannot_be_read() -> None:
     assert refused(lambda: load_certificate(der, where="x")) == ("MalformedCertificate", "x")
 
 
+def test_every_field_of_a_chain_that_nobody_remembers() -> None:
+    plan = Plan()
+    data = plan.pem()
+    certs = tuple(x509.load_der_x509_certificate(der) for der in split_pem(data, count=5, where="x"))
+    found = verify_chain(data, kind="gpu", anchor=anchor())
+    assert (found.certificates, found.serial, found.pdi) == (certs, certs[0].serial_number, plan.device.pdi)
+    assert (found.chip.product, found.hwmodel, found.fwid) == ("GH100", "GH100 A01 GSP BROM", plan.device.fwid)
+    assert (found.leaf_key, {found.root_spki}) == (certs[0].public_key(), set(anchor().device_root_spki))
+    assert found.window.not_before == max(c.not_valid_before_utc for c in certs)
+    assert found.window.not_after == min(c.not_valid_after_utc for c in certs)
+    name = f"gpu {certs[0].serial_number:x} chain"
+    assert [(link.name, link.certificate, link.issuer) for link in found.links] == [
+        (f"{name}[{i}]", certs[i], certs[i + 1]) for i in (1, 2, 3)
+    ]
+    assert [link.key for link in found.links] == [(c.serial_number, c.issuer.public_bytes()) for c in certs[1:4]]
+    assert [link.publishes_crl for link in found.links] == [False] * 3
+
+
+def test_a_certificate_that_says_where_its_list_is_publishes_one() -> None:
+    place = x509.DistributionPoint([x509.UniformResourceIdentifier("http://crl.test/1")], None, None, None)
+    points = {x509.CRLDistributionPoints: (x509.CRLDistributionPoints([place]), False)}
+    found = verify_chain(Plan().pem(brom={"extensions": points}), kind="gpu", anchor=anchor())
+    assert [link.publishes_crl for link in found.links] == [True, False, False]
+
+
 @pytest.mark.parametrize("after", [b" ", b"\t", b" \n", b"X", b"XX", b"\0", b"\x0b"])
 def test_nothing_but_line_ends_follows_a_chain(after: bytes) -> None:
     data = machine("spt", 1)[0].pem + after
@@ -148,6 +176,21 @@ def test_versions_of_firmware_have_upper_case_digits() -> None:
             assert (found.component, found.version) == ("vbios", version)
         else:
             assert refused(lambda data=data: verify_rim(data, anchor=anchor())) == ("MalformedRim", "rim.Meta")  # type: ignore[misc]
+
+
+def test_every_field_of_reference_values_that_nobody_remembers() -> None:
+    data, fields = signed_rim()[0], rim_fields("GH100")[0]
+    found = verify_rim(data, anchor=anchor())
+    certs = tuple(authority().chain(*RIM_CHAIN))
+    assert (found.component, found.product, found.version) == ("driver", fields.product, fields.version)
+    assert f'tagId="{found.tag_id}"'.encode() in data
+    assert (dict(found.golden), found.sha256) == (dict(fields.golden), sha256(data).digest())
+    assert (found.certificates, {found.root_spki}) == (certs, set(anchor().rim_root_spki))
+    assert found.window.not_before == max(c.not_valid_before_utc for c in certs)
+    assert found.window.not_after == min(c.not_valid_after_utc for c in certs)
+    assert [(link.name, link.certificate, link.issuer) for link in found.links] == [
+        (f"driver RIM chain[{i}]", certs[i], certs[i + 1]) for i in (0, 1, 2)
+    ]
 
 
 def bent(change: Callable[[bytes], bytes]) -> bytes:
