@@ -11,7 +11,6 @@ from typing import Final
 from . import cbor
 from .channel.header import Header
 from .errors import Malformed
-from .evidence import MAX_EVIDENCE
 from .policy import MAX_POLICY
 from .wire import Reader
 
@@ -93,7 +92,7 @@ class Dossier:
         if m[1] != FORMAT:
             raise Malformed(_CODE, "dossier.format", want=FORMAT, got="another format")
         dossier = cls(
-            evidence=cbor.as_bytes(m[2], "dossier.evidence", code=_CODE, limit=MAX_EVIDENCE),
+            evidence=cbor.as_bytes(m[2], "dossier.evidence", code=_CODE),
             nonce=cbor.as_bytes(m[3], "dossier.nonce", code=_CODE, size=32),
             sealed=cbor.as_bytes(m[4], "dossier.sealed", code=_CODE),
             transcript_hash=cbor.as_bytes(m[5], "dossier.transcript_hash", code=_CODE, size=32),
