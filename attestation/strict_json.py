@@ -26,8 +26,7 @@ def loads(data: bytes, *, limit: int, what: str) -> object:
         raise Malformed("JsonInvalid", what, want=f"at most {limit} bytes", got=len(data))
     _require_shallow(data, what)
     try:
-        text = data.decode("utf-8", "strict")
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_no_constant, parse_int=_integer)
+        return _DECODER.decode(data.decode("utf-8", "strict"))
     except _DuplicateKeyError:
         raise Malformed("JsonDuplicateKey", what, want="each key once", got="a key twice") from None
     except (ValueError, RecursionError) as e:
@@ -84,3 +83,6 @@ def _integer(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError("integer too long")
     return int(digits)
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant, parse_int=_integer)

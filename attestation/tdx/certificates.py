@@ -31,7 +31,7 @@ MAX_PEM: Final = 12 * 1024
 MAX_DER: Final = 4096
 
 _CHAIN: Final = "CertificateChainInvalid"
-_BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----(?:\r?\n)*")
+_BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([^-]+)-----END CERTIFICATE-----(?:\r?\n)*")
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
 
@@ -65,7 +65,7 @@ def split_pem(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
         if block is None:
             raise Untrusted(_CHAIN, where, want="PEM certificates and nothing else", got=f"other bytes at {at}")
         at = block.end()
-        found.append(_decoded(b"".join(block[1].split()), where))
+        found.append(_decoded(block[1].translate(None, b"\r\n"), where))
     if len(found) != count:
         raise Untrusted(_CHAIN, where, want=f"{count} certificates", got=len(found))
     return tuple(found)

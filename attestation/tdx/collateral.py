@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from typing import Final
 
 from .. import strict_json
@@ -43,14 +42,6 @@ class Collateral:
     qe_identity_issuer_chain: bytes  # PEM
     qe_identity: bytes  # the exact JSON text
     qe_identity_signature: bytes  # 64, r || s
-    digest: bytes = field(init=False, repr=False)  # 32, over every part that verification looks at
-
-    def __post_init__(self) -> None:
-        """Hash the parts once."""
-        digest = sha256()
-        for part in self._parts():
-            digest.update(len(part).to_bytes(8, "big") + part)
-        object.__setattr__(self, "digest", digest.digest())
 
     @classmethod
     def from_json(cls, data: bytes) -> Collateral:
@@ -63,7 +54,9 @@ class Collateral:
         signatures = {name: f.hexa(name, 64) for name in _SIGNATURES}
         return cls(**texts, **crls, **signatures)
 
-    def _parts(self) -> tuple[bytes, ...]:
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """Every part that verification looks at."""
         documents = (self.tcb_info, self.tcb_info_signature, self.qe_identity, self.qe_identity_signature)
         chains = (self.tcb_info_issuer_chain, self.qe_identity_issuer_chain)
         return (self.root_ca_crl, self.pck_crl, *chains, *documents)

@@ -10,6 +10,7 @@ from typing import Final
 
 from ..errors import Malformed
 
+_HEX: Final = re.compile(r"[0-9A-Fa-f]*")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -67,7 +68,7 @@ class Fields:
     def hexa(self, name: str, size: int) -> bytes:
         """Require `size` bytes in hex of either case."""
         value = self.text(name, 2 * size)
-        if not re.fullmatch(r"[0-9A-Fa-f]*", value) or len(value) != 2 * size:
+        if not _HEX.fullmatch(value) or len(value) != 2 * size:
             raise Malformed(self._code, f"{self.where}.{name}", want=f"{size} bytes in hex", got="another form")
         return bytes.fromhex(value)
 

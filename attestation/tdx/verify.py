@@ -104,7 +104,7 @@ def verify_quote(
     chain = memory.recall(
         "pck", (pin, auth.chain), now=now, make=lambda: _pck_chain(auth.chain, anchor, now, memory)
     )  # 2
-    parts = (pin, chain.ca.der, chain.root.der, collateral.digest)
+    parts = (pin, chain.ca.der, chain.root.der, *collateral.parts)
     known = memory.recall("collateral", parts, now=now, make=lambda: _endorsements(collateral, chain, anchor, now))  # 3
     for certificate, crl in ((chain.root, known.root_crl), (chain.ca, known.root_crl), (chain.leaf, known.pck_crl)):
         crl.require_not_revoked(certificate)  # 4
@@ -212,7 +212,8 @@ def _require_identity(qe: QeReport, identity: QeIdentity) -> None:
 
 
 def _masked(value: bytes, mask: bytes) -> bytes:
-    return bytes(a & b for a, b in zip(value, mask, strict=True))
+    both = int.from_bytes(value, "big") & int.from_bytes(mask, "big")
+    return both.to_bytes(len(value), "big")
 
 
 def _require_platform(platform: Platform, info: TcbInfo, identity: QeIdentity) -> None:
