@@ -66,7 +66,7 @@ def test_cuda_is_what_the_build_asks_its_compiler_for() -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ("Cuda compilation tools, release 13.0, V13.0.48", "want CUDA 12.4.*got 13.0"),
+        ("Cuda compilation tools, release 13.0, V13.0.48", "want CUDA 12.4.*got 13.0.*nvidia-cuda-toolkit"),
         ("Cuda compilation tools, release 12.40, V1", "got 12.40"),
         ("a compiler", "got another answer"),
     ],
