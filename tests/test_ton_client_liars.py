@@ -52,6 +52,12 @@ def test_an_honest_server_is_believed_over_several_answers(ton: InBox) -> None:
     assert len(path.links) == 3  # over two key blocks, two links to an answer
 
 
+def test_how_far_the_way_is_gone_is_said(ton: InBox) -> None:
+    said: list[str] = []
+    head = with_chain(ton.network, lambda chain: chain.head(), step=said.append)
+    assert said == [f"verified up to block 16 of {head.seqno}"]  # after the first of two answers
+
+
 def test_a_head_that_stays_is_gone_to_once(ton: InBox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ton.box, "tick", lambda: None)
 
