@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from attestation.errors import AttestationError
-from attestation.gpu import binding, chip, opaque, spdm
+from attestation.gpu import appraise, binding, chip, opaque, spdm
 from attestation.gpu.chip import CHIPS, chip_of
 from attestation.gpu.opaque import GpuMode, OpaqueData, decode_opaque
 from attestation.gpu.spdm import parse_report
@@ -168,6 +168,8 @@ def test_a_chip_to_the_letter() -> None:
     assert {c.roles[-1] for c in CHIPS} == {chip._ROOT} == {"NVIDIA Device Identity CA"}
 
 
-def test_every_name_that_the_binding_gives_is_there() -> None:
+def test_every_name_that_a_module_gives_is_there() -> None:
     assert len(binding.__all__) == 7
     assert all(hasattr(binding, name) for name in binding.__all__)
+    assert appraise.__all__ == ["GpuPolicy", "appraise_gpus"]
+    assert all(hasattr(appraise, name) for name in appraise.__all__)
