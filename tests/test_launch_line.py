@@ -175,12 +175,20 @@ def test_an_emulated_machine_has_a_tpm_and_no_trust_domain(here: Path) -> None:
     case = launchable(here, machine="simulated")
     words = argv(case, EMULATED, "--emulate")
     assert values(words, "-machine") == ["pc-q35-7.2,memory-backend=mem0,hpet=off,pic=on,smm=off"]
-    assert values(words, "-accel") == ["tcg,thread=multi"]
+    assert values(words, "-accel") == ["tcg,thread=single"]
     assert values(words, "-cpu") == ["max,phys-bits=40"]
     digest = sha384(case.config.read_bytes()).hexdigest()
     assert values(words, "-fw_cfg") == [f"name=opt/sericin/mrconfigid,string={digest}"]
     assert values(words, "-tpmdev") == ["emulator,id=tpm0,chardev=tpm"]
     assert "tdx-guest" not in " ".join(words)
+
+
+@pytest.mark.parametrize(("release", "threads"), [("8.0", "single"), ("8.1", "multi"), ("10.1", "multi")])
+def test_emulated_processors_run_apart_only_where_qemu_locks_what_they_patch(
+    here: Path, release: str, threads: str
+) -> None:
+    words = argv(launchable(here, machine="simulated"), bent(EMULATED, "qemu", release), "--emulate")
+    assert values(words, "-accel") == [f"tcg,thread={threads}"]
 
 
 HOSTILE = ['a "quoted" name', "a,readonly=off,id=x", "-device", "$(touch x)", "übergrößen", 'x"},{"y']

@@ -24,6 +24,7 @@ from .plan import Plan
 MEMORY: Final = "mem0"
 CONFIG_ID: Final = "opt/sericin/mrconfigid"  # hex, on an emulated machine alone
 TCG_PHYS_BITS: Final = 40  # QEMU's software processor has no other width
+LOCKS_PATCHED_CODE: Final = (8, 1)  # the first QEMU release that locks a page while it translates code from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,9 @@ def _machine(plan: Plan, shape: Shape) -> list[str]:
         cpu = f"max,phys-bits={shape.phys_bits}"
         # What a trust domain has in its report: an emulated guest is told it by its platform, too.
         told = f"name={CONFIG_ID},string={plan.config_digest.hex()}"
-        return ["-accel", "tcg,thread=multi", "-cpu", cpu, "-machine", base, "-fw_cfg", told]
+        # An older QEMU may run code that another processor is patching: Linux dies of it once in a while.
+        threads = "multi" if shape.qemu >= LOCKS_PATCHED_CODE else "single"
+        return ["-accel", f"tcg,thread={threads}", "-cpu", cpu, "-machine", base, "-fw_cfg", told]
     guest: dict[str, object] = {
         "qom-type": "tdx-guest",
         "id": "tdx",
