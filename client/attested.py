@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -28,9 +29,9 @@ from attestation.verdict import Verdict
 from attestation.verify import Verified, verify_evidence
 
 from .connection import TLS_GROUP, Connection
-from .endorsements import CollateralSource
+from .endorsements import CollateralSource, collateral_source
 from .errors import Unreachable
-from .target import Target
+from .target import Target, parse_target
 
 ATTEST_PATH = "/v1/sericin/attest"
 LIVE_PATH = "/v1/sericin/live"
@@ -64,6 +65,32 @@ class Attested:
     def fresh(self, now: datetime) -> bool:
         """Whether the epoch and every window the answer rests on still hold."""
         return self.verified.window.holds(now)
+
+
+def connector(
+    target: str,
+    policy: Policy,
+    *,
+    now: Now,
+    allow_unconfidential: bool,
+    pccs: str | None,
+    timeout: float = TIMEOUT,
+) -> Callable[[], Attested]:
+    """Give what connects to `target` and verifies it under `policy`, anew at each call. Dials nothing yet.
+
+    Where the enclave staples no collateral, it is fetched from Intel, or from the caching service at `pccs` (https).
+    Raises UsageFault for a target or an address that is none; what it gives raises what `attest` raises.
+    """
+    source = collateral_source(pccs, anchor=policy.roots.tdx, now=now)
+    return partial(
+        attest,
+        parse_target(target),
+        policy,
+        now=now,
+        allow_unconfidential=allow_unconfidential,
+        timeout=timeout,
+        collateral_for=source,
+    )
 
 
 def attest(

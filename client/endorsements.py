@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from attestation.errors import AttestationError
+from attestation.tdx.anchor import TdxTrustAnchor
 from attestation.tdx.collateral import Collateral
+from attestation.tdx.verify import verify_quote
 
 from .collateral_cache import CollateralCache
 from .pcs import INTEL_PCS, PcsClient, PlatformModel
@@ -16,22 +19,42 @@ CollateralSource = Callable[[bytes], bytes]
 
 
 def find_or_fetch(
-    service: PcsClient, model: PlatformModel, *, update: str, now: datetime, fresh: bool, step: Callable[[str], None]
+    service: PcsClient,
+    quote: bytes,
+    model: PlatformModel,
+    *,
+    anchor: TdxTrustAnchor,
+    update: str,
+    now: datetime,
+    fresh: bool,
+    step: Callable[[str], None],
 ) -> tuple[Collateral, bool]:
-    """Give collateral for a platform model, and whether it was kept. Raises Unreachable.
+    """Give collateral for the platform model of `quote`, and whether it was kept. Raises Unreachable.
 
-    What is kept in the user's cache directory is given until the first of its parts is over, unless `fresh`.
+    Kept in the user's cache directory is what the quote verifies with under `anchor`, until the first of its parts is
+    over: a service that lied is asked again. `fresh` asks it in any case. What does not verify is given all the same:
+    whoever uses it refuses it, and says why.
     """
-    cache, question = CollateralCache(cache_dir() / "collateral"), service.question(model, update)
+    cache = CollateralCache(cache_dir() / "collateral")
+    question = f"{anchor.root_sha256.hex()} {service.question(model, update)}"
     collateral = None if fresh else cache.find(question, now=now)
     if collateral is not None:
         return collateral, True
     collateral = service.fetch(model, update=update, step=step)
-    cache.keep(question, collateral)
+    if _verifies(quote, collateral, anchor, now):
+        cache.keep(question, collateral)
     return collateral, False
 
 
-def collateral_source(url: str | None, *, now: Callable[[], datetime]) -> CollateralSource:
+def _verifies(quote: bytes, collateral: Collateral, anchor: TdxTrustAnchor, now: datetime) -> bool:
+    try:
+        verify_quote(quote, collateral, anchor=anchor, now=now)
+    except AttestationError:
+        return False
+    return True
+
+
+def collateral_source(url: str | None, *, anchor: TdxTrustAnchor, now: Callable[[], datetime]) -> CollateralSource:
     """Give what finds collateral for a quote that came without: at Intel's service, or a PCCS at `url` (https).
 
     The request names the platform's model (FMSPC), never the platform. Raises UsageFault for another kind of address;
@@ -41,7 +64,9 @@ def collateral_source(url: str | None, *, now: Callable[[], datetime]) -> Collat
 
     def source(quote: bytes) -> bytes:
         model = PlatformModel.of_quote(quote)
-        found, _ = find_or_fetch(service, model, update="standard", now=now(), fresh=False, step=lambda _: None)
+        found, _ = find_or_fetch(
+            service, quote, model, anchor=anchor, update="standard", now=now(), fresh=False, step=lambda _: None
+        )
         return found.to_json()
 
     return source

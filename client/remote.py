@@ -15,15 +15,13 @@ from attestation.exchange import Delta
 from attestation.policy import Policy
 from attestation.receipt import SignedReceipt
 
-from .attested import TIMEOUT, Attested, Now, attest
+from .attested import TIMEOUT, Attested, Now, connector
 from .dossier import dossier_bytes
-from .endorsements import collateral_source
 from .errors import UsageFault
 from .exchange import Run, RunRequest
 from .memory import ReceiptMemory
 from .openai_shapes import CHAT
 from .questions import chat_body, choose_model
-from .target import parse_target
 from .transport import AsyncSealedTransport, SealedTransport
 from .upstream import Upstream
 
@@ -64,13 +62,16 @@ class RemoteEnclave:
         timeout: float = TIMEOUT,
         pccs: str | None = None,
     ) -> None:
-        self._target = parse_target(target)
         self._document = policy
-        self._policy = Policy.parse(policy)
         self._now = now
-        self._allow = allow_unconfidential
-        self._timeout = timeout
-        self._collateral_for = collateral_source(pccs, now=now)
+        self._connect = connector(
+            target,
+            Policy.parse(policy),
+            now=now,
+            allow_unconfidential=allow_unconfidential,
+            pccs=pccs,
+            timeout=timeout,
+        )
         self._memory = ReceiptMemory(receipts)
         self._upstream = self.upstream()
 
@@ -145,16 +146,6 @@ class RemoteEnclave:
     def async_http_client(self) -> httpx2.AsyncClient:
         """Give an HTTP client for `openai.AsyncOpenAI(http_client=..., base_url=client.BASE_URL)`, under asyncio."""
         return httpx2.AsyncClient(transport=AsyncSealedTransport(self.upstream()))
-
-    def _connect(self) -> Attested:
-        return attest(
-            self._target,
-            self._policy,
-            now=self._now,
-            allow_unconfidential=self._allow,
-            timeout=self._timeout,
-            collateral_for=self._collateral_for,
-        )
 
 
 def _texts(upstream: Upstream, run: Run) -> Iterator[str]:

@@ -4,31 +4,27 @@
 from __future__ import annotations
 
 import json
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from attestation.tdx.anchor import SIMULATED_NAMES, TdxTrustAnchor
 from attestation.tdx.collateral import Collateral
 from client.collateral_cache import MAX_FILES, CollateralCache, renewal
 from client.commands.collateral import command as collateral_command
 from client.errors import Unreachable, UsageFault
 from client.pcs import MAX_BODY, PcsClient, PlatformModel, signed_part, update_query
-from tests.tdx_cases import NOW, Case
+from tests.collateral_service import Contexts, Server, answer, contexts, good, http, serving
+from tests.tdx_cases import NOW, Case, authority
 
+ANCHOR = TdxTrustAnchor(root_sha256=sha256(authority().root.der).digest(), names=SIMULATED_NAMES)
 MODEL = PlatformModel(fmspc="51f0c0de0000", ca="platform")
 
 
@@ -37,109 +33,20 @@ def quiet(_: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Give a server's context and a client's that trusts it."""
-    key, folder = ec.generate_private_key(ec.SECP256R1()), tmp_path_factory.mktemp("tls")
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, SHA256())
-    )
-    pem = certificate.public_bytes(Encoding.PEM)
-    path = folder / "both.pem"
-    path.write_bytes(pem + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(path)
-    return server, ssl.create_default_context(cadata=pem.decode())
-
-
-class Server:
-    """A caching service on loopback that answers each request by `reply`, byte for byte."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.reply: Callable[[str], Iterator[bytes]] = lambda path: iter([good(path)])
-        self.asked: list[str] = []
-        self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def _serve(self) -> None:
-        self._listener.settimeout(0.2)
-        while not self._ends.is_set():
-            try:
-                raw, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            raw.settimeout(5)
-            try:
-                with self._context.wrap_socket(raw, server_side=True) as connection:
-                    path = connection.recv(8192).split(b" ")[1].decode()
-                    self.asked.append(path)
-                    for portion in self.reply(path):
-                        if self._ends.is_set():
-                            break
-                        connection.sendall(portion)
-            except (OSError, IndexError):
-                continue  # the client went away, as it should
-
-    def stop(self) -> None:
-        self._ends.set()
-        self._thread.join(10)
-        self._listener.close()
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    return contexts(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def server(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Server]:
-    made = Server(tls[0])
-    yield made
-    made.stop()
+def server(tls: Contexts) -> Iterator[Server]:
+    with serving(tls[0]) as made:
+        yield made
 
 
 @pytest.fixture
-def service(server: Server, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[PcsClient]:
+def service(server: Server, tls: Contexts) -> Iterator[PcsClient]:
     with httpx2.Client(verify=tls[1], timeout=0.5, trust_env=False) as client:
         yield PcsClient(server.url, client=client)
-
-
-def answer(path: str) -> tuple[str, bytes]:
-    """Give the header and body of a service in order."""
-    fields = Case.new(1).build().document
-    part = path.split("/v4/")[1].split("?", maxsplit=1)[0]
-    chain = {"tcb": "tcb_info", "qe/identity": "qe_identity", "pckcrl": "pck_crl", "rootcacrl": ""}[part]
-    quoted = httpx2.URL("https://x/", params={"c": fields.get(f"{chain}_issuer_chain", "")}).query.decode()[2:]
-    names = {"tcb": "TCB-Info-Issuer-Chain", "qe/identity": "SGX-Enclave-Identity-Issuer-Chain"}
-    header = f"{names.get(part, 'SGX-PCK-CRL-Issuer-Chain')}: {quoted.replace('+', '%20')}"
-    info = f'{{"tcbInfo":{fields["tcb_info"]},"signature":"{fields["tcb_info_signature"]}"}}'
-    identity = f'{{"enclaveIdentity":{fields["qe_identity"]},"signature":"{fields["qe_identity_signature"]}"}}'
-    bodies = {
-        "tcb": info.encode(),
-        "qe/identity": identity.encode(),
-        "pckcrl": bytes.fromhex(fields["pck_crl"]),
-        "rootcacrl": fields["root_ca_crl"].encode(),
-    }
-    return header, bodies[part]
-
-
-def http(*headers: str, body: bytes = b"", status: str = "200 OK", length: int | None = None) -> bytes:
-    size = len(body) if length is None else length
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {size}", "Connection: close", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-def good(path: str) -> bytes:
-    header, body = answer(path)
-    return http(header, body=body)
 
 
 def test_fetched_collateral_verifies(service: PcsClient, server: Server) -> None:
@@ -348,12 +255,13 @@ def fetch(*arguments: object) -> Any:
 
 
 def test_the_command_fetches_once(
-    server: Server, tls: tuple[ssl.SSLContext, ssl.SSLContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tls: Contexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     client = httpx2.Client(verify=tls[1], trust_env=False)
     monkeypatch.setattr("client.pcs.httpx2.Client", lambda **_: client)
-    monkeypatch.setattr("client.collateral_cache.renewal", lambda _: datetime.now(UTC) + timedelta(days=1))
+    monkeypatch.setattr("client.commands.collateral.INTEL_ANCHOR", ANCHOR)
+    monkeypatch.setattr("client.commands.collateral.wall_clock", lambda: NOW)
     (tmp_path / "quote").write_bytes(Case.new(1).build().signed)
     arguments = ("--quote", tmp_path / "quote", "-o", tmp_path / "out", "--pccs", server.url)
     first, second = fetch(*arguments, "--json"), fetch(*arguments, "--json")
@@ -363,6 +271,12 @@ def test_the_command_fetches_once(
     assert len(server.asked) == 8
     assert fetch(*arguments, "--update", "early").exit_code == 0
     assert len(server.asked) == 12
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("client.pcs.httpx2.Client", lambda **_: client)
+    found = json.loads(fetch(*arguments, "--json").stdout)
+    assert (found["ok"], found["from_cache"]) == (True, False), "what verified under another root is not Intel's"
+    assert json.loads(fetch(*arguments, "--json").stdout)["from_cache"] is False, "nor is it kept as Intel's"
     client.close()
 
 

@@ -12,9 +12,8 @@ import click
 from attestation.errors import AttestationError
 from attestation.exchange import Delta
 
-from ..attested import TIMEOUT, Attested, attest, wall_clock
+from ..attested import Attested, connector, wall_clock
 from ..dossier import dossier_bytes
-from ..endorsements import collateral_source
 from ..errors import UsageFault
 from ..exchange import Run, RunRequest
 from ..memory import ReceiptMemory
@@ -24,7 +23,6 @@ from ..questions import chat_body, choose_model
 from ..recount import recount, require_at_hand
 from ..replay import NOT_RECOUNTED, Replay
 from ..settings import choose_policy, state_dir
-from ..target import parse_target
 from .collateral import pccs_option
 
 
@@ -67,22 +65,14 @@ def command(
     are recounted where the replay extra and the model are at hand; a count that differs is 4. Exit codes: 0 complete,
     3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable or outcome unknown, 7 declined by the enclave.
     """
-    chosen, source = choose_policy(policy_path), collateral_source(pccs, now=wall_clock)
-    parsed = parse_target(target)
+    chosen = choose_policy(policy_path)
+    connect = connector(
+        target, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, pccs=pccs
+    )
     if dossier_path is not None and not dossier_path.parent.is_dir():
         raise UsageFault(f"{dossier_path}: its directory is not there")  # said before the question is asked and paid
     if model_file is not None:
         require_at_hand(model_file)
-
-    def connect() -> Attested:
-        return attest(
-            parsed,
-            chosen.policy,
-            now=wall_clock,
-            allow_unconfidential=chosen.allow_unconfidential,
-            timeout=TIMEOUT,
-            collateral_for=source,
-        )
 
     attested = connect()
     name = _model_name(attested, model)

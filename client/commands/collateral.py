@@ -6,12 +6,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from attestation.trust.intel import INTEL_ANCHOR
+
+from ..attested import wall_clock
 from ..endorsements import find_or_fetch
 from ..output import print_json, reports_errors, write_file
 from ..pcs import INTEL_PCS, PcsClient, model_of
@@ -36,14 +38,18 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @reports_errors
 def fetch(quote_path: Path, output: Path, url: str, update: str, *, fresh: bool, as_json: bool) -> None:
-    """Fetch TCB info, QE identity and CRLs for the platform model of a quote. Nothing of it is verified here.
+    """Fetch TCB info, QE identity and CRLs for the platform model of a quote, and write them as they came.
 
-    The request names the model (FMSPC), never the platform. What was fetched is kept in the user's cache directory
-    until the first of its parts is over. Exit codes: 0 written, 6 unreachable, 2 usage.
+    The request names the model (FMSPC), never the platform. What the quote verifies with, under Intel's root and now,
+    is kept in the user's cache directory until the first of its parts is over. Exit codes: 0 written, 6 unreachable,
+    2 usage.
     """
-    model, service = model_of(read_quote(quote_path)), PcsClient(url)
+    quote = read_quote(quote_path)
+    model, service = model_of(quote), PcsClient(url)
     with _steps() as step:
-        collateral, kept = find_or_fetch(service, model, update=update, now=datetime.now(UTC), fresh=fresh, step=step)
+        collateral, kept = find_or_fetch(
+            service, quote, model, anchor=INTEL_ANCHOR, update=update, now=wall_clock(), fresh=fresh, step=step
+        )
     write_file(output, collateral.to_json())
     if as_json:
         about = {"fmspc": model.fmspc, "ca": model.ca, "output": str(output), "from_cache": kept}

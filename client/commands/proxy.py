@@ -12,14 +12,12 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from ..attested import TIMEOUT, Attested, attest, wall_clock
-from ..endorsements import collateral_source
+from ..attested import connector, wall_clock
 from ..errors import UsageFault
 from ..memory import ReceiptMemory
 from ..output import confidentiality_line, console, print_json, reports_errors
 from ..proxy import HOSTS, Proxy
 from ..settings import choose_policy, state_dir
-from ..target import parse_target
 from ..upstream import Upstream
 from .collateral import pccs_option
 
@@ -40,19 +38,11 @@ def command(
     Every request goes out sealed, on a connection that was verified under the policy; a model that is not confidential
     says so in its name and in a header. Ends with Ctrl-C.
     """
-    chosen, source = choose_policy(policy_path), collateral_source(pccs, now=wall_clock)
-    parsed = parse_target(target)
+    chosen = choose_policy(policy_path)
+    connect = connector(
+        target, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, pccs=pccs
+    )
     host, port = _address(listen)
-
-    def connect() -> Attested:
-        return attest(
-            parsed,
-            chosen.policy,
-            now=wall_clock,
-            allow_unconfidential=chosen.allow_unconfidential,
-            timeout=TIMEOUT,
-            collateral_for=source,
-        )
 
     first = connect()  # refuse at once what would be refused at the first request
     memory = ReceiptMemory(state_dir() / "receipts.sqlite")

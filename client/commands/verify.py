@@ -9,11 +9,9 @@ import click
 
 from attestation.window import rfc3339
 
-from ..attested import TIMEOUT, Attested, attest, wall_clock
-from ..endorsements import collateral_source
+from ..attested import Attested, connector, wall_clock
 from ..output import confidentiality_line, console, print_json, reports_errors, show_findings
 from ..settings import choose_policy
-from ..target import parse_target
 from .collateral import pccs_option
 
 
@@ -29,15 +27,11 @@ def command(target: str, policy_path: Path | None, pccs: str | None, *, every: b
 
     Exit codes: 0 accepted, 3 malformed, 4 untrusted, 5 refused by the policy, 6 unreachable, 2 usage.
     """
-    chosen, source = choose_policy(policy_path), collateral_source(pccs, now=wall_clock)
-    attested = attest(
-        parse_target(target),
-        chosen.policy,
-        now=wall_clock,
-        allow_unconfidential=chosen.allow_unconfidential,
-        timeout=TIMEOUT,
-        collateral_for=source,
+    chosen = choose_policy(policy_path)
+    connect = connector(
+        target, chosen.policy, now=wall_clock, allow_unconfidential=chosen.allow_unconfidential, pccs=pccs
     )
+    attested = connect()
     attested.connection.close()
     if as_json:
         print_json({"ok": True, "code": None, "exit": 0, **describe(attested)})
