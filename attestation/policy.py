@@ -178,7 +178,7 @@ def _list_or_waived(value: object, where: str, read: Callable[[object, str], T])
 
 def _when(value: object, where: str) -> datetime:
     text = _text(value, where)
-    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", text):
+    if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z", text):
         raise PolicyInvalid(where, want="a time such as 2027-01-31T00:00:00Z", got="another form")
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -160,7 +160,7 @@ def parse_time(text: str | None) -> datetime | None:
     """Read --at: RFC 3339 or unix seconds. Raises UsageFault."""
     if text is None:
         return None
-    if re.fullmatch(r"\d{1,11}", text):
+    if re.fullmatch(r"[0-9]{1,11}", text):
         return datetime.fromtimestamp(int(text), UTC)
     try:
         when = datetime.fromisoformat(text)

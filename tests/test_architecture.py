@@ -93,6 +93,12 @@ def test_attestation_touches_nothing_but_bytes() -> None:
         assert not clocks, f"{path} reads a clock"
 
 
+def test_digits_are_ascii_where_text_is_read() -> None:
+    """`\\d` takes the digits of every script, and so does int(): one value would have many spellings."""
+    for path in (ROOT / "attestation").rglob("*.py"):
+        assert r"\d" not in path.read_text(encoding="utf-8"), path
+
+
 def test_tests_are_flat_and_import_by_one_name() -> None:
     assert not [path for path in (ROOT / "tests").rglob("*.py") if path.parent != ROOT / "tests"]
 

@@ -37,9 +37,9 @@ CHIPS: Final = (
         architecture="HOPPER",
         kind="gpu",
         roles=(
-            r"GH100 A\d\d GSP FMC LF",
-            r"GH100 A\d\d GSP BROM",
-            r"NVIDIA GH100 Provisioner ICA \d{1,5}",
+            r"GH100 A[0-9]{2} GSP FMC LF",
+            r"GH100 A[0-9]{2} GSP BROM",
+            r"NVIDIA GH100 Provisioner ICA [0-9]{1,5}",
             "NVIDIA GH100 Identity",
             _ROOT,
         ),
@@ -51,9 +51,9 @@ CHIPS: Final = (
         architecture="BLACKWELL",
         kind="gpu",
         roles=(
-            r"GB100 A\d\d GSP FMC LF",
-            r"GB100 A\d\d GSP BROM",
-            r"NVIDIA GB100 Provisioner ICA \d{1,5}",
+            r"GB100 A[0-9]{2} GSP FMC LF",
+            r"GB100 A[0-9]{2} GSP BROM",
+            r"NVIDIA GB100 Provisioner ICA [0-9]{1,5}",
             "NVIDIA GB100 Identity",
             _ROOT,
         ),
@@ -66,9 +66,9 @@ CHIPS: Final = (
         kind="switch",
         # The switch's provisioning CA is a child of the GPU family's identity CA.
         roles=(
-            r"LS_10 A\d\d FSP FMC LF",
-            r"LS_10 A\d\d FSP BROM",
-            r"NVIDIA LS_10 Provisioner ICA \d{1,5}",
+            r"LS_10 A[0-9]{2} FSP FMC LF",
+            r"LS_10 A[0-9]{2} FSP BROM",
+            r"NVIDIA LS_10 Provisioner ICA [0-9]{1,5}",
             "NVIDIA GH100 Identity",
             _ROOT,
         ),

@@ -98,7 +98,7 @@ class TdxPolicy:
             max_tcb_age=read("max_tcb_age_seconds", _uint(_MAX_SECONDS)),
             min_evaluation_data_number=read("min_evaluation_data_number", _uint(2**31)),
             max_collateral_age=read("max_collateral_age_seconds", _uint(_MAX_SECONDS)),
-            rejected_advisories=read("rejected_advisories", _listed(_matching(re.compile(r"INTEL-SA-\d{5}")))),
+            rejected_advisories=read("rejected_advisories", _listed(_matching(re.compile(r"INTEL-SA-[0-9]{5}")))),
             min_tee_tcb_svn=read("min_tee_tcb_svn", _hexa(16)),
             min_module_isvsvn=read("min_module_isvsvn", _modules),
             mr_seam=read("mr_seam", _listed(_hexa(48))),

@@ -11,7 +11,7 @@ from typing import Final
 from ..errors import Malformed
 
 _HEX: Final = re.compile(r"[0-9A-Fa-f]*")
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME: Final = re.compile(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z")
 
 
 class Fields:
