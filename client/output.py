@@ -9,8 +9,9 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TextIO, TypeVar
 
 import click
 from rich.console import Console
@@ -30,11 +31,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class _Pipe(StringIO):
+    """Passes text on to a stream that is no terminal, without the blanks that fill a table's lines up to its width."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(re.sub(r" +(?=\n)", "", text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 def console(*, stderr: bool = False) -> Console:
-    """Give a console that wraps nothing in a pipe, so that scripts see whole lines."""
+    """Give a console that neither wraps nor pads in a pipe, so that scripts see whole lines and nothing else."""
     stream = sys.stderr if stderr else sys.stdout
-    wide = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, width=wide, soft_wrap=not stream.isatty(), highlight=False, markup=False)
+    if stream.isatty():
+        return Console(stderr=stderr, highlight=False, markup=False)
+    return Console(file=_Pipe(stream), width=PIPE_WIDTH, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_json(document: dict[str, object], *, indent: int | None = 2) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from attestation.shape import Shape
 from enclave.image.model_disk import digest_model_disk
+from enclave.launch.records import Process, Record
 from tests.forged import config_document
 from tests.image_forms import MANIFEST, SHAPE, bent, canonical
 
@@ -150,6 +151,14 @@ def launchable(
     state = folder / "state.img"
     state.write_bytes(STATE)
     return Launchable(folder=folder, image=image, config=config, operator=operator, model=model, state=state)
+
+
+def launch_record(process: Process) -> Record:
+    """Give the record of an enclave whose every process is this one."""
+    return Record(
+        name="old", machine="tdx", shape="s", image="i 1", image_id="00", config_sha384="00", targets=[],
+        vsock_cid=None, started=0, launcher=process, machine_process=process,
+    )  # fmt: skip
 
 
 def real_qemu() -> str:

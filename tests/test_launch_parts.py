@@ -26,13 +26,7 @@ from enclave.launch.launching import stop
 from enclave.launch.records import RECORD, Process, Record, Records
 from enclave.launch.refusal import LaunchRefused
 from enclave.launch.running import KEPT_LINE, KEPT_LINES, Tail
-
-
-def _record(process: Process) -> Record:
-    return Record(
-        name="old", machine="tdx", shape="s", image="i 1", image_id="00", config_sha384="00", targets=[],
-        vsock_cid=None, started=0, launcher=process, machine_process=process,
-    )  # fmt: skip
+from tests.launch_cases import launch_record
 
 
 class TestForeignProcesses:
@@ -52,9 +46,9 @@ class TestForeignProcesses:
         process = Process.of(bystander.pid)
         assert process is not None
         assert process.alive
-        old = _record(replace(process, **change))
+        old = launch_record(replace(process, **change))
         records = Records(tmp_path / "run")
-        records.claim(_record(Process.this()))
+        records.claim(launch_record(Process.this()))
         records.write(old)
         assert not old.launcher.signal(signal.SIGKILL)
         assert (old.state, stop(old, records, grace=0)) == ("gone", "gone")
@@ -74,13 +68,13 @@ class TestRecords:
         """Eight at once find the record of a dead one: one clears it away and has the name, seven are refused."""
         dead = Process(pid=os.getpid(), start=1, boot="long ago")
         records = Records(tmp_path / "run")
-        records.claim(_record(dead))
+        records.claim(launch_record(dead))
         won: list[Path] = []
         lost: list[LaunchRefused] = []
 
         def take() -> None:
             try:
-                won.append(records.claim(_record(Process.this())))
+                won.append(records.claim(launch_record(Process.this())))
             except LaunchRefused as e:
                 lost.append(e)
 
@@ -93,8 +87,8 @@ class TestRecords:
 
     def test_forgetting_one_does_not_touch_the_next_of_its_name(self, tmp_path: Path) -> None:
         records = Records(tmp_path / "run")
-        old = _record(Process(pid=os.getpid(), start=1, boot="long ago"))
-        records.claim(_record(Process.this()))
+        old = launch_record(Process(pid=os.getpid(), start=1, boot="long ago"))
+        records.claim(launch_record(Process.this()))
         records.remove(old)
         assert records.find("old").launcher == Process.this()
 
@@ -142,7 +136,7 @@ class TestHealthOverVsock:
 
     @pytest.fixture
     def running(self, tmp_path: Path) -> tuple[Path, Record]:
-        return tmp_path, replace(_record(Process.this()), vsock_cid=7)
+        return tmp_path, replace(launch_record(Process.this()), vsock_cid=7)
 
     def play(self, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> list[object]:
         asked: list[object] = []
@@ -189,7 +183,7 @@ class TestHealthOverVsock:
 
 def test_a_guest_steers_no_terminal(tmp_path: Path) -> None:
     records = Records(tmp_path / "run")
-    place = records.claim(_record(Process.this()))
+    place = records.claim(launch_record(Process.this()))
     keep(place, {"stage": "\x1b[2Jserving\x07", "\x1b[31mkey": ["\x1b"]}, now=1)
     result = CliRunner().invoke(command, ["health", "old", "--run-dir", str(tmp_path / "run")])
     assert result.exit_code == 0

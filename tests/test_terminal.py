@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from attestation.findings import Finding
 from client import output
+from client.__main__ import cli
 from client.commands.registry import _table
 from client.errors import UsageFault
 from client.output import parse_hex, show_fields, show_findings
+from enclave.launch.records import Process, Records
+from tests.forged import policy_document
+from tests.launch_cases import launch_record
 
 FIELDS: dict[str, object] = {
     "mr_td": "ab" * 48,
@@ -89,3 +97,32 @@ def test_an_option_that_is_not_its_bytes_in_hex(text: str) -> None:
     assert parse_hex(None, "") is None
     assert parse_hex("0A" * 32, "") == b"\x0a" * 32
     assert parse_hex("0a", "", sizes=(1, 2)) == b"\x0a"
+
+
+class TestPipe:
+    """Tables fill their lines with blanks up to the width of a terminal. No script wants to read them."""
+
+    @pytest.mark.parametrize("name", ["policy check", "doctor", "launch ps", "model list"])
+    def test_no_line_of_a_command_ends_in_blanks(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "policy.json").write_text(json.dumps(policy_document()))
+        Records(tmp_path / "run").claim(launch_record(Process.this()))
+        more = {
+            "policy check": [str(tmp_path / "policy.json")],
+            "doctor": ["--qemu", "/nowhere/qemu"],
+            "launch ps": ["--run-dir", str(tmp_path / "run")],
+        }
+        said = CliRunner().invoke(cli, [*name.split(), *more.get(name, [])], catch_exceptions=False).output
+        assert len(said.splitlines()) > 1
+        assert padded(said) == []
+
+    def test_findings_and_fields_neither(self, capsys: pytest.CaptureFixture[str]) -> None:
+        show_findings(FINDINGS, title="under a policy", every=False)
+        show_findings(FINDINGS, title="under a policy", every=True)
+        show_fields(FIELDS)
+        said = capsys.readouterr().out
+        assert "waived: none chosen" in said
+        assert padded(said) == []
+
+
+def padded(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line != line.rstrip()]

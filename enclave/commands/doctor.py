@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +19,7 @@ from ..doctor.checks import CHECKS
 from ..doctor.host import Host
 from ..launch.plan import read_manifest, read_shape
 from ..launch.refusal import LaunchRefused
+from ..output import console
 
 EXIT_DIFFERENT = 1
 _MARKS = {
@@ -87,8 +86,7 @@ def report(findings: Sequence[Finding]) -> dict[str, object]:
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    tty = sys.stdout.isatty()
-    console = Console(width=None if tty else 240, soft_wrap=not tty, highlight=False, markup=False)
+    out = console()
     table = Table("", "check", "found", box=None, pad_edge=False)
     for finding in findings:
         word, style = _MARKS[finding.status]
@@ -96,14 +94,14 @@ def _show(findings: Sequence[Finding]) -> None:
         if finding.mend:
             table.add_row("", "", Text(f"wanted: {finding.want}", style="dim"))
             table.add_row("", "", Text(f"to mend: {finding.mend}"))
-    console.print(table)
+    out.print(table)
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
-    console.print(
+    out.print(
         f"\n{counts[Status.OK]} hold, {counts[Status.FAILS]} fail, {counts[Status.UNSEEN]} could not be looked at, "
         f"{counts[Status.NOT_NEEDED]} are not needed"
     )
     if all(finding.holds for finding in findings):
-        console.print("This host can launch enclaves.", style="bold green")
+        out.print("This host can launch enclaves.", style="bold green")
     else:
-        console.print("This host cannot launch enclaves.", style="bold red")
-        console.print("Without TDX, `sericin launch run SHAPE ... --emulate` runs an image for trial.")
+        out.print("This host cannot launch enclaves.", style="bold red")
+        out.print("Without TDX, `sericin launch run SHAPE ... --emulate` runs an image for trial.")

@@ -29,6 +29,7 @@ from ..launch.model_disks import disk_folder
 from ..launch.plan import Plan, make_plan, read_shape
 from ..launch.records import Records
 from ..launch.refusal import LaunchRefused
+from ..output import console as output
 
 EXIT_GUEST = 6
 MAX_SHOWN = 1000  # characters of one value that a guest says
@@ -253,8 +254,7 @@ def ps(run_dir: Path, *, as_json: bool) -> None:
     for record in found:
         pid = str(record.machine_process.pid) if record.machine_process else "-"
         table.add_row(record.name, record.state, record.machine, record.image, pid, ", ".join(record.targets) or "-")
-    wide = sys.stdout.isatty()
-    Console(width=None if wide else 240, soft_wrap=not wide, highlight=False, markup=False).print(table)
+    output().print(table)
 
 
 @command.command(short_help="Show what an enclave says of itself: no evidence.")

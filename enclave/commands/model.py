@@ -24,6 +24,7 @@ from ..models.catalogue import catalogue, find, local_path
 from ..models.digests import digest_file
 from ..models.pull import pull
 from ..models.refusal import ModelRefused
+from ..output import console
 
 _EXITS = {"model_unknown": 2, "model_missing": 2, "model_header": 3, "model_digest": 4, "model_pull": 6}
 P = ParamSpec("P")
@@ -90,7 +91,7 @@ def list_models(*, as_json: bool) -> None:
     for row in rows:
         here = "yes" if row["path"] else "no"
         table.add_row(str(row["name"]), str(row["licence"]), str(row["size"]), str(row["sha256"]), here)
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(table)
+    console().print(table)
 
 
 @command.command(name="pull", short_help="Fetch a model, check it, and print where it is.")
