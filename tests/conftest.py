@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from tests.recorded_host import RecordedHost
     from tests.ton_tvm import Contract, Machine
 
 SKIPS = Path(__file__).parent / "skips.txt"
@@ -67,6 +68,23 @@ def contract(machine: Machine) -> Contract:
     from tests.contract_cases import deploy
 
     return deploy(machine)
+
+
+@pytest.fixture(scope="module")
+def certificates() -> Iterator[str]:
+    """Give the address of a certificate cache on loopback."""
+    from tests.certificate_cache import certificate_cache
+
+    with certificate_cache() as url:
+        yield url
+
+
+@pytest.fixture
+def host(tmp_path: Path, certificates: str) -> RecordedHost:
+    """Give a good TDX host as its files and programs show it, for a test to bend."""
+    from tests.recorded_host import RecordedHost
+
+    return RecordedHost(tmp_path / "host", cache=f"{certificates}/sgx/certification/v4/")
 
 
 def listed_skips() -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,19 +12,7 @@ from enclave.doctor.check import Status, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import MAX_FILE, Host, Unseen, plain
 from enclave.doctor.processor import OTHER_HOST
-from tests.certificate_cache import certificate_cache
 from tests.recorded_host import GPU, KERNEL, RecordedHost, look, use_modes, use_qemu, wrong
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[str]:
-    with certificate_cache() as url:
-        yield url
-
-
-@pytest.fixture
-def host(tmp_path: Path, cache: str) -> RecordedHost:
-    return RecordedHost(tmp_path / "host", cache=f"{cache}/sgx/certification/v4/")
 
 
 def test_names_are_stable_and_each_once() -> None:

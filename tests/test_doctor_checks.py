@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +12,8 @@ import pytest
 from enclave.doctor.check import Status, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import Host
-from tests.certificate_cache import certificate_cache
 from tests.launch_cases import real_qemu
 from tests.recorded_host import GPU, KERNEL, SOCKET, SWITCH, RecordedHost, look, use_modes, use_qemu, wrong
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[str]:
-    with certificate_cache() as url:
-        yield url
-
-
-@pytest.fixture
-def host(tmp_path: Path, cache: str) -> RecordedHost:
-    return RecordedHost(tmp_path / "host", cache=f"{cache}/sgx/certification/v4/")
 
 
 class TestModule:
@@ -123,8 +110,8 @@ class TestQuotes:
         assert wrong(host) == {"quotes.door": "unseen"}
 
     @pytest.mark.parametrize("page", ["broken", "silent", "huge", "moved", "none"])
-    def test_a_cache_that_gives_nothing(self, host: RecordedHost, cache: str, page: str) -> None:
-        host.cache(f"{cache}/{page}")
+    def test_a_cache_that_gives_nothing(self, host: RecordedHost, certificates: str, page: str) -> None:
+        host.cache(f"{certificates}/{page}")
         assert wrong(host) == {"quotes.cache": "fails"}
 
     @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "http://", "http://127.0.0.1:1/x", "http://[", "x"])

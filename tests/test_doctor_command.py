@@ -4,30 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from enclave.commands.doctor import command, report, wanted
 from enclave.doctor.check import Wanted
 from enclave.doctor.checks import CHECKS
-from tests.certificate_cache import certificate_cache
 from tests.image_forms import SHAPE, bent, shape
 from tests.launch_cases import GPU_SHAPE, launchable
 from tests.recorded_host import GPU, SOCKET, RecordedHost, look, wrong
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[str]:
-    with certificate_cache() as url:
-        yield url
-
-
-@pytest.fixture
-def host(tmp_path: Path, cache: str) -> RecordedHost:
-    return RecordedHost(tmp_path / "host", cache=f"{cache}/sgx/certification/v4/")
 
 
 class TestShape:
