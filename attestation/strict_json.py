@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Final, NoReturn
 
 from .errors import Malformed
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 20  # 64-bit integers
+MAX_OPENED: Final = 4096  # brackets that the decoder may meet before the nesting is judged: 1 MiB of its stack
 _STRING: Final = re.compile(rb'"[^"]*"')
 _TELLING: Final = b'[]{}"'  # what nesting can be read from, once escaped quotes are gone
 _OTHERS: Final = bytes(set(range(256)) - set(_TELLING))
+_ROUND: Final = bytes.maketrans(b"{}", b"[]")  # which kind closes which, the decoder judges
+_BEFORE: Final = b"[:, \t\r\n-"  # what a number may follow
+_SHAPES: Final = bytes.maketrans(b"0123456789" + _BEFORE, b"0" * 10 + b"," * len(_BEFORE))
+_LONG: Final = b"," + b"0" * MAX_DIGITS
 
 
 class _DuplicateKeyError(Exception):
@@ -24,13 +30,19 @@ def loads(data: bytes, *, limit: int, what: str) -> object:
     """Decode one JSON document of at most `limit` bytes. Raises Malformed(JsonInvalid or JsonDuplicateKey)."""
     if len(data) > limit:
         raise Malformed("JsonInvalid", what, want=f"at most {limit} bytes", got=len(data))
-    _require_shallow(data, what)
+    # A document with escapes holds few, long strings, whose brackets are cheaper to tell from its own once it is read.
+    later = b"\\" in data and data.count(b"[") + data.count(b"{") <= MAX_OPENED
+    if not later:
+        _require_shallow(data, what)
     try:
-        return _DECODER.decode(data.decode("utf-8", "strict"))
+        value = (_DECODER if later else _decoder(data)).decode(data.decode("utf-8", "strict"))
     except _DuplicateKeyError:
         raise Malformed("JsonDuplicateKey", what, want="each key once", got="a key twice") from None
     except (ValueError, RecursionError) as e:
         raise Malformed("JsonInvalid", what, want="JSON", got=type(e).__name__) from None
+    if later:
+        _require_shallow_value(value, what)
+    return value
 
 
 def canonical(value: object) -> bytes:
@@ -56,16 +68,32 @@ def _require_shallow(data: bytes, what: str) -> None:
     text = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
     # Every string shrinks to its two quotes and the brackets in it. Pairs of quotes may go first: a string that holds
     # a bracket keeps both its quotes, or shares the text between them with the next such string.
-    left = _STRING.sub(b"", text.translate(None, _OTHERS).replace(b'""', b""))
+    left = _STRING.sub(b"", text.translate(_ROUND, _OTHERS).replace(b'""', b""))
     for _ in range(MAX_DEPTH):
-        shorter = left.replace(b"[]", b"").replace(b"{}", b"")
+        shorter = left.replace(b"[]", b"")
         if len(shorter) == len(left):
             break
         left = shorter
     if left:
-        raise Malformed(
-            "JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more, or brackets that do not match"
-        )
+        raise _too_deep(what)
+
+
+def _require_shallow_value(value: object, what: str) -> None:
+    """Bound the nesting of what was decoded: MAX_DEPTH times, go from all containers to those inside them."""
+    found = _containers([value])
+    for _ in range(MAX_DEPTH):
+        found = [inner for outer in found for inner in _containers(outer)]
+    if found:
+        raise _too_deep(what)
+
+
+def _containers(outer: Iterable[object]) -> list[Iterable[object]]:
+    values = outer.values() if isinstance(outer, dict) else outer
+    return [value for value in values if isinstance(value, (dict, list))]
+
+
+def _too_deep(what: str) -> Malformed:
+    return Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more, or brackets that do not match")
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -85,4 +113,14 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _decoder(data: bytes) -> json.JSONDecoder:
+    """Choose the decoder that counts the digits of each integer, unless no number can be as long as that.
+
+    Only the text of an object or list is looked at: there a number follows one of _BEFORE.
+    """
+    short = data.startswith((b"{", b"[")) and _LONG not in data.translate(_SHAPES)
+    return _SHORT_NUMBERS if short else _DECODER
+
+
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant, parse_int=_integer)
+_SHORT_NUMBERS: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant)
