@@ -12,7 +12,7 @@ from typing import Final
 
 from attestation import strict_json
 from attestation.errors import AttestationError
-from attestation.gpu.evidence import GpuDeviceEvidence
+from attestation.gpu.evidence import MAX_CRL_BYTES, GpuDeviceEvidence
 from attestation.gpu.opaque import decode_opaque
 from attestation.gpu.rim import VerifiedRim
 from attestation.gpu.spdm import BLOCKS, parse_report
@@ -24,6 +24,7 @@ from .output import read_file
 MAX_EVIDENCE_LIST: Final = 2 * 1024 * 1024
 MAX_REPORT_FILE: Final = 64 * 1024
 _BLOCKS_AT: Final = 41  # of a report: the number of its measurement blocks
+_PEM_CRL: Final = re.compile(rb"\s*-----BEGIN X509 CRL-----(.*)-----END X509 CRL-----\s*", re.DOTALL)
 _HEX: Final = re.compile(rb"[0-9a-fA-F\s]+")
 
 
@@ -41,7 +42,17 @@ def read_report(path: Path) -> bytes:
 
 def read_ocsp(path: Path) -> bytes:
     """Read an OCSP response, DER or base64."""
-    data = read_file(path, limit=MAX_REPORT_FILE)
+    return _unpacked(read_file(path, limit=MAX_REPORT_FILE))
+
+
+def read_crl(path: Path) -> bytes:
+    """Read a certificate revocation list, DER, PEM or base64."""
+    data = read_file(path, limit=2 * MAX_CRL_BYTES)
+    found = _PEM_CRL.fullmatch(data)
+    return _unpacked(found[1] if found else data)
+
+
+def _unpacked(data: bytes) -> bytes:
     try:
         return base64.b64decode(b"".join(data.split()), validate=True)
     except binascii.Error:
@@ -118,6 +129,12 @@ def device_json(device: VerifiedDevice) -> dict[str, object]:
             {"certificate": s.name, "ocsp": s.ocsp is not None, "crl": s.crl is not None} for s in device.revocation
         ],
     }
+
+
+def unanswered(devices: Sequence[VerifiedDevice]) -> list[str]:
+    """Name the certificates of devices and reference values of which no OCSP response and no CRL speaks, each once."""
+    statuses = (status for device in devices for status in device.revocation)
+    return list(dict.fromkeys(s.name for s in statuses if s.ocsp is None and s.crl is None))
 
 
 def rims_json(devices: Sequence[VerifiedDevice]) -> list[dict[str, object]]:

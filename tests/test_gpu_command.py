@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.gpu.appraise import GpuPolicy
+from attestation.gpu.evidence import MAX_CRL_BYTES
 from client.commands.gpu import command
+from enclave.simulator.gpu_crl import sign_crl
 from tests.forged import policy_document
-from tests.gpu_cases import NONCE, NOW, GpuCase, authority, ocsp_responses, rims
+from tests.gpu_cases import DAY, NONCE, NOW, GpuCase, authority, machine, ocsp_responses, rims
 from tests.vectors_root import vectors
 
 AT = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -48,11 +52,23 @@ def files(tmp_path: Path) -> Path:
 
 def verify(files: Path, *more: object) -> Result:
     named: list[object] = ["--report", files / "report", "--chain", files / "chain", "--at", AT]
-    for path in sorted(files.glob("rim*")):
-        named += ["--rim", path]
-    for path in sorted(files.glob("ocsp*")):
-        named += ["--ocsp", path]
+    for kind in ("rim", "ocsp", "crl"):
+        for path in sorted(files.glob(f"{kind}[0-9]*")):
+            named += [f"--{kind}", path]
     return run("verify", *named, *more)
+
+
+def lists_in_place_of_answers(files: Path, *, revoked: Sequence[int] = ()) -> None:
+    """Put the lists of all issuers there, in each form that they come in, and take the OCSP responses away."""
+    for path in files.glob("ocsp*"):
+        path.unlink()
+    for number, role in enumerate(("GH100-ica", "GH100-identity", "device-root", "rim-l3", "rim-ca", "rim-root")):
+        der = sign_crl(authority().issuers[role], window=(NOW - DAY, NOW + DAY), revoked=revoked)
+        forms = (der, x509.load_der_x509_crl(der).public_bytes(Encoding.PEM), base64.encodebytes(der))
+        (files / f"crl{number}").write_bytes(forms[number % 3])
+    gpu = GpuPolicy.strict_template() | {"count": 1, "revocation": "either"}
+    policy = json.loads((files / "policy").read_text()) | {"gpu": gpu}
+    (files / "policy").write_text(json.dumps(policy))
 
 
 def test_show_decodes_and_verifies_nothing(files: Path) -> None:
@@ -77,6 +93,47 @@ def test_under_its_policy_it_is_authentic_but_says_nothing_of_the_mode(files: Pa
     assert used == {"driver": device["driver_rim_id"], "vbios": device["firmware_rim_id"]}
     assert (device["feature"], device["compared"], device["mismatches"]) == ("spt", 33, [])
     assert "AUTHENTIC, BUT NOT ACCEPTED" in verify(files, "--policy", files / "policy").stdout
+
+
+def strictly(files: Path) -> list[object]:
+    return ["--policy", files / "policy", "--nonce", NONCE.hex()]
+
+
+class TestRevocation:
+    """Nothing is fetched: revocation is what the files that an auditor has say of it."""
+
+    def test_without_answers_every_certificate_is_named(self, files: Path) -> None:
+        for path in files.glob("ocsp*"):
+            path.unlink()
+        found = document(verify(files, *strictly(files), "--json"))
+        assert (found["ok"], found["authentic"]) == (False, True)
+        failed = [f["code"] for f in found["findings"] if not f["holds"]]
+        assert "GpuRevocationRejected" in failed
+        assert len(found["revocation_unknown"]) == 6
+        shown = verify(files, *strictly(files)).stdout
+        assert f"no OCSP response and no CRL was given for {', '.join(found['revocation_unknown'])}" in shown
+
+    @pytest.mark.parametrize("lists", [False, True])
+    def test_answers_or_lists_leave_nothing_open(self, files: Path, *, lists: bool) -> None:
+        if lists:
+            lists_in_place_of_answers(files)
+        found = document(verify(files, *strictly(files), "--json"))
+        assert found["revocation_unknown"] == []
+        assert [f["holds"] for f in found["findings"] if f["rule"].endswith(".revocation")] == [True]
+        (device,) = found["devices"]
+        assert {(row["ocsp"], row["crl"]) for row in device["revocation"]} == {(not lists, lists)}
+        assert "no OCSP response" not in verify(files, *strictly(files)).stdout
+
+    def test_a_list_that_names_the_device_is_untrusted(self, files: Path) -> None:
+        lists_in_place_of_answers(files, revoked=[machine("spt", 1)[0].chain[1].serial_number])
+        result = verify(files, *strictly(files), "--json")
+        assert (result.exit_code, document(result)["code"]) == (4, "CertificateRevoked")
+
+    @pytest.mark.parametrize(("data", "code"), [(b"no list", 3), (b"\x30" * (2 * MAX_CRL_BYTES + 1), 2)])
+    def test_what_is_no_list_is_refused(self, files: Path, data: bytes, code: int) -> None:
+        lists_in_place_of_answers(files)
+        (files / "crl3").write_bytes(data)
+        assert verify(files, *strictly(files)).exit_code == code
 
 
 def test_another_nonce_is_untrusted(files: Path) -> None:

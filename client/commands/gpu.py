@@ -17,7 +17,17 @@ from attestation.trust.nvidia import NVIDIA_ANCHOR
 
 from ..attested import wall_clock
 from ..errors import UsageFault
-from ..gpu_report import device_json, kind_of, read_list, read_ocsp, read_report, report_json, rims_json
+from ..gpu_report import (
+    device_json,
+    kind_of,
+    read_crl,
+    read_list,
+    read_ocsp,
+    read_report,
+    report_json,
+    rims_json,
+    unanswered,
+)
 from ..gpu_token import JudgedToken, judge_token
 from ..output import (
     confidentiality_line,
@@ -61,6 +71,7 @@ def show(file: Path, *, switch: bool, as_json: bool) -> None:
 @click.option("--chain", "chain_path", type=FILE, help="Its certificate chain, PEM.")
 @click.option("--rim", "rim_paths", type=FILE, multiple=True, help="Reference values (XML); several times.")
 @click.option("--ocsp", "ocsp_paths", type=FILE, multiple=True, help="OCSP responses; several times.")
+@click.option("--crl", "crl_paths", type=FILE, multiple=True, help="Certificate revocation lists; several times.")
 @click.option("--nonce", "nonce_text", help="The nonce that every device must have signed, hex.")
 @click.option("--at", "at_text", help="Verify at this time (RFC 3339 or unix seconds) instead of now.")
 @click.option("--eat", "eat_path", type=FILE, help="A token of NVIDIA's remote service that must agree with it all.")
@@ -75,6 +86,7 @@ def verify(
     chain_path: Path | None,
     rim_paths: tuple[Path, ...],
     ocsp_paths: tuple[Path, ...],
+    crl_paths: tuple[Path, ...],
     nonce_text: str | None,
     at_text: str | None,
     eat_path: Path | None,
@@ -86,9 +98,10 @@ def verify(
 ) -> None:
     """Verify one report with its chain, or every device of EVIDENCE (a JSON list), under NVIDIA's keys or the policy's.
 
-    Without --policy the answer is authenticity alone. What NVML says of the machine is not part of these files, so a
-    policy that asks for confidential mode refuses them. A token replaces no check: it is read only after all of them,
-    and must agree. Exit codes: 0 it holds, 3 malformed, 4 untrusted, 5 refused.
+    Without --policy the answer is authenticity alone. Nothing is fetched: certificates that neither --ocsp nor --crl
+    speaks of are named. What NVML says of the machine is not part of these files, so a policy that asks for
+    confidential mode refuses them. A token replaces no check: it is read only after all of them, and must agree. Exit
+    codes: 0 it holds, 3 malformed, 4 untrusted, 5 refused.
     """
     devices = _devices(evidence, report_path, chain_path)
     if (eat_path is None) != (keys_path is None):
@@ -101,6 +114,7 @@ def verify(
             GpuEndorsementSet(
                 rims=tuple(read_file(path, limit=MAX_RIM_BYTES) for path in rim_paths),
                 ocsp=tuple(read_ocsp(path) for path in ocsp_paths),
+                crls=tuple(read_crl(path) for path in crl_paths),
             ),
             nonce=parse_hex(nonce_text, "--nonce takes 32 bytes in hex"),
             anchor=chosen.policy.roots.gpu if chosen else NVIDIA_ANCHOR,
@@ -166,6 +180,7 @@ class _Result:
             "set_digest": v.digest.hex() if v else None,
             "devices": [device_json(device) for device in v.devices] if v else [],
             "rims": rims_json(v.devices) if v else [],
+            "revocation_unknown": unanswered(v.devices) if v else None,
             "window": v.window.to_json() if v else None,
             "findings": [finding.to_json() for finding in self.all_findings],
             "eat": self.token.to_json() if self.token else None,
@@ -189,6 +204,8 @@ def _show(result: _Result, *, every: bool) -> None:
         out.print()
     for rim in rims_json(result.verified.devices) if result.verified else []:
         out.print(f"reference values {rim['component']} {rim['product']} {rim['version']}")
+    if unknown := unanswered(result.verified.devices if result.verified else ()):
+        out.print(f"no OCSP response and no CRL was given for {', '.join(unknown)}", style="yellow")
     if result.findings:
         show_findings(result.findings, title="under the policy", every=every)
     if result.token:
