@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -27,6 +28,40 @@ _REQUIRED: Final = frozenset({1, 2, 3, 4, 5})
 _SCALABLE: Final = frozenset({6, 7})
 
 
+def _pair(suffix: bytes, value: bytes, size: int) -> bytes:
+    """Give the pattern of SEQUENCE { OID, value }; `value` is a pattern of `size` bytes, tag and length included."""
+    oid = _OID + suffix
+    return re.escape(bytes((_SEQUENCE, size + len(oid) + 2, _OBJECT, len(oid))) + oid) + value
+
+
+def _component(n: int) -> bytes:
+    field = bytes((2, n))
+    return b"(" + _pair(field, rb"\x02\x01[\x00-\x7f]", 3) + b"|" + _pair(field, rb"\x02\x02\x00[\x80-\xff]", 4) + b")"
+
+
+_PCE_SVN: Final = b"|".join(
+    (
+        _pair(b"\2\x11", rb"\x02\x01[\x00-\x7f]", 3),
+        _pair(b"\2\x11", rb"\x02\x02(?:\x00[\x80-\xff]|[\x01-\x7f].)", 4),
+        _pair(b"\2\x11", rb"\x02\x03\x00[\x80-\xff].", 5),
+    )
+)
+_ORDINARY: Final = re.compile(
+    rb"\x30\x82(..)" + _pair(b"\1", rb"\x04\x10(.{16})", 18)  # PPID
+    + rb"\x30\x82(..)" + re.escape(b"\6\x0a" + _OID + b"\2") + rb"\x30\x82(..)"
+    + b"(" + b"".join(map(_component, range(1, 17)))
+    + b"(" + _PCE_SVN + b")" + _pair(b"\2\x12", rb"\x04\x10(.{16})", 18) + b")"  # CPUSVN
+    + _pair(b"\3", rb"\x04\x02(..)", 4)  # PCEID
+    + _pair(b"\4", rb"\x04\x06(.{6})", 8)  # FMSPC
+    + _pair(b"\5", rb"\x0a\x01([\x00-\x02])", 3)  # SGX type
+    + b"(?:" + _pair(b"\6", rb"\x04\x10(.{16})", 18)  # platform instance
+    + _pair(b"\7", rb"\x30\x36" + b"".join(_pair(bytes((7, n)), rb"\x01\x01([\x00\xff])", 3) for n in (1, 2, 3)), 56)
+    + b")?",
+    re.DOTALL,
+)  # fmt: skip
+"""The form that Intel writes: fields in order, each INTEGER in its shortest form, lengths of two octets captured."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
     """The platform that a PCK certificate speaks for."""
@@ -46,6 +81,9 @@ class Platform:
     @classmethod
     def parse(cls, extension: bytes) -> Platform:
         """Parse the value of the SGX extension: every field once, of its exact type. Raises Untrusted."""
+        ordinary = _at_once(extension)
+        if ordinary is not None:
+            return ordinary
         if len(_elements(extension, "sgx")) != 1:
             _refuse("pck.sgx", "one element", "others")
         return _platform(extension)
@@ -66,6 +104,32 @@ def read_platform(extensions: x509.Extensions) -> Platform:
     if len(found) != 1:
         _refuse("pck.sgx", "the SGX extension once", len(found))
     return Platform.parse(found[0].value.public_bytes())
+
+
+def _at_once(extension: bytes) -> Platform | None:
+    """Parse the form that Intel writes in one step; None for any other, which `_platform` reads or refuses."""
+    found = _ORDINARY.fullmatch(extension)
+    if found is None:
+        return None
+    outer, ppid, pair, inner, tcb, *components, pce_svn, cpu_svn, pce_id, fmspc, sgx_type, instance, f1, f2, f3 = (
+        found.groups()
+    )
+    sizes = [int.from_bytes(size, "big") for size in (outer, pair, inner)]
+    if sizes != [len(extension) - 4, len(tcb) + 16, len(tcb)] or bytes([c[-1] for c in components]) != cpu_svn:
+        return None
+    return Platform(
+        ppid=ppid,
+        tcb_components=tuple(cpu_svn),
+        pce_svn=int.from_bytes(pce_svn[17:], "big"),  # after the identifier, tag and length
+        cpu_svn=cpu_svn,
+        pce_id=pce_id,
+        fmspc=fmspc,
+        sgx_type=sgx_type[0],
+        platform_instance_id=instance,
+        dynamic_platform=None if instance is None else f1 == b"\xff",
+        cached_keys=None if instance is None else f2 == b"\xff",
+        smt_enabled=None if instance is None else f3 == b"\xff",
+    )
 
 
 def _platform(extension: bytes) -> Platform:
@@ -112,21 +176,7 @@ def _flags(field: tuple[int, bytes]) -> tuple[bool | None, bool | None, bool | N
 def _fields(content: bytes, prefix: bytes, what: str) -> dict[int, tuple[int, bytes]]:
     """Read SEQUENCE OF SEQUENCE { OID prefix.n, value } into n -> (tag, content), each once."""
     found: dict[int, tuple[int, bytes]] = {}
-    size = len(prefix) + 1
-    begin = bytes((_OBJECT, size)) + prefix
-    at = size + 4  # where the value begins
     for tag, pair in _elements(content, what):
-        # The ordinary form, an identifier and one short value that ends the pair, is read without ceremony.
-        if (
-            tag == _SEQUENCE
-            and at <= len(pair) < at + 0x80
-            and pair.startswith(begin)
-            and pair[at - 1] == len(pair) - at
-        ):
-            n = pair[at - 3]
-            if n < 0x80 and n not in found:
-                found[n] = pair[at - 2], pair[at:]
-                continue
         parts = _elements(pair, what)
         if tag != _SEQUENCE or len(parts) != 2 or parts[0][0] != _OBJECT:
             _refuse(f"pck.{what}", "pairs of an identifier and a value", "another form")
@@ -142,7 +192,7 @@ def _fields(content: bytes, prefix: bytes, what: str) -> dict[int, tuple[int, by
 def _elements(data: bytes, what: str) -> list[tuple[int, bytes]]:
     """Split DER into (tag, content): definite lengths in their shortest form, below 65536; every byte used.
 
-    Written out, for a certificate has ninety of them; no index is read that was not compared with the end first.
+    No index is read that was not compared with the end first.
     """
     found: list[tuple[int, bytes]] = []
     at, end = 0, len(data)
@@ -181,8 +231,6 @@ def _octets(field: tuple[int, bytes], size: int, what: str) -> bytes:
 
 def _number(field: tuple[int, bytes], tag: int, limit: int, what: str) -> int:
     value = _content(field, tag, what)
-    if len(value) == 1 and value[0] <= min(limit, 0x7F):
-        return value[0]
     number = int.from_bytes(value, "big", signed=True)
     shortest = len(value) == max(1, number.bit_length() // 8 + 1) if number >= 0 else False
     if not shortest or number > limit:
