@@ -7,7 +7,6 @@ building: the chains have one shape each (Intel SGX PCK Certificate and CRL Prof
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from dataclasses import dataclass
@@ -56,6 +55,11 @@ class RoleCertificate:
 
 def split_pem(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
     """Split PEM into exactly `count` certificates as DER; one final zero byte is allowed. Raises Untrusted."""
+    return tuple(_decoded(text, where) for text in _texts(data, count, where))
+
+
+def _texts(data: bytes, count: int, where: str) -> list[bytes]:
+    """Give the base64 of each block, line ends taken out."""
     if len(data) > MAX_PEM:
         raise Untrusted(_CHAIN, where, want=f"at most {MAX_PEM} bytes", got=len(data))
     found, at = [], 0
@@ -65,19 +69,21 @@ def split_pem(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
         if block is None:
             raise Untrusted(_CHAIN, where, want="PEM certificates and nothing else", got=f"other bytes at {at}")
         at = block.end()
-        found.append(_decoded(block[1].translate(None, b"\r\n"), where))
+        found.append(block[1].translate(None, b"\r\n"))
     if len(found) != count:
         raise Untrusted(_CHAIN, where, want=f"{count} certificates", got=len(found))
-    return tuple(found)
+    return found
 
 
 def _decoded(text: bytes, where: str) -> bytes:
     """Decode base64 in its one form: a stray bit in the last character would give one chain two encodings."""
     try:
-        der = base64.b64decode(text, validate=True)
+        der = binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:
         der = b""
-    if not der or base64.b64encode(der) != text:
+    # In strict mode four characters are three bytes, and only the end can be written in more than one way.
+    end = binascii.b2a_base64(der[(len(der) - 1) // 3 * 3 :], newline=False)
+    if not der or len(text) != (len(der) + 2) // 3 * 4 or not text.endswith(end):
         raise Untrusted(_CHAIN, where, want="base64 in its one form", got="other text")
     return der
 
@@ -103,10 +109,16 @@ def verify_pck_chain(
     pem: bytes, *, anchor: TdxTrustAnchor, now: datetime, memory: Memory
 ) -> tuple[RoleCertificate, RoleCertificate, RoleCertificate]:
     """Verify PCK leaf, platform or processor CA, and root, in this order, down to the anchor. Raises Untrusted."""
-    leaf, ca, root = split_pem(pem, 3, "pck_chain")
+    leaf_text, ca, root = _texts(pem, 3, "pck_chain")
+    leaf = _decoded(leaf_text, "pck_chain")
     names = anchor.names
     parts = (anchor.root_sha256, ca, root)
-    issuers = memory.recall("pck_ca", parts, now=now, make=lambda: _pck_ca(ca, root, anchor, now))
+    issuers = memory.recall(
+        "pck_ca",
+        parts,
+        now=now,
+        make=lambda: _pck_ca(_decoded(ca, "pck_chain"), _decoded(root, "pck_chain"), anchor, now),
+    )
     middle, top = issuers.ca, issuers.root
     bottom = _certificate(leaf, "pck", (names.pck,), middle.subject, now, path_length=None)
     _require_issued(bottom, middle)
