@@ -149,7 +149,9 @@ def ported(files: dict[str, tuple[bytes, bool]]) -> dict[str, tuple[bytes, bool]
 
 def _run(root: Path, script: str) -> None:
     enter = _ENTER.format(words=_WORDS)
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", enter, "-", str(root), script]
+    # Processes of their own too: when the time is over, whatever the compiler started ends with its first one.
+    command = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child"]
+    command += ["sh", "-c", enter, "-", str(root), script]
     try:
         done = subprocess.run(
             command, check=False, timeout=_SECONDS, capture_output=True, text=True, errors="replace",
