@@ -46,15 +46,15 @@ def test_a_lock_names_everything_by_digest_and_no_host(name: str) -> None:
     assert all(part.licence for part in lock.wheels)
 
 
-def test_an_image_for_gpus_needs_their_compiler_before_anything_is_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_for_gpus_needs_their_compiler_before_anything_is_fetched(tmp_path: Path) -> None:
     lock = ImageLock.parse(LOCKS["image-gpu-hopper.lock.json"].read_bytes())
-    taken = source()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BuildFailed, match="nvcc is not installed"):
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "cuda-toolkit"
+    script.write_text("import sys\nsys.exit('cuda.deb is not in the cache')\n")
+    taken = dataclasses.replace(source(), checkout=tmp_path)
+    with pytest.raises(BuildFailed, match=r"CUDA's compiler.*\ncuda\.deb is not in the cache"):
         build_parts(taken, lock, tmp_path, fetch=Fetch(cache=tmp_path), say=lambda _: None)
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [script.parent]
 
 
 def test_wheels_are_those_of_the_projects_own_locks() -> None:

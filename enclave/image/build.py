@@ -21,11 +21,13 @@ from ..models.verity import VerityRoot
 from .bytecode import LIBRARIES, add_bytecode
 from .cpio import write_cpio
 from .deb import Entry, read_deb
+from .devices import OUTLETS
 from .erofs import write_erofs
 from .fetch import Fetch
 from .gpu_modules import CRYPTO, SOURCE_PACKAGE, ModulesFailed, build_gpu_modules
 from .lock import ImageLock, LockedPackage
 from .modules import module_order
+from .names import add_names
 from .source import ROOMS, Source
 from .tree import Tree
 from .wheel import content_digest, read_wheel, shared_names
@@ -38,8 +40,7 @@ ROOTFS: Final = "rootfs.img"
 VERITY: Final = "rootfs.verity"
 PACKAGES: Final = "usr/lib/python3/dist-packages"
 GPU_PROFILE: Final = "gpu-hopper"
-CUDA_ARCHITECTURE: Final = "90"  # Hopper
-CUDA_RELEASE: Final = "12.4"  # of the runtime in the lock: what driver 550 takes
+CUDA_ARCHITECTURE: Final = "90-real"  # Hopper's own code, and none that the driver would compile on the machine
 DRIVER: Final = "usr/lib/x86_64-linux-gnu/nvidia/current"
 
 # What the launcher measures with it, the root's hash behind: no kvmclock, whose pages the host writes; a crash ends the
@@ -56,9 +57,8 @@ _LEFT: Final = ("usr/share/", "usr/lib/x86_64-linux-gnu/gconv/", "usr/lib/x86_64
 _ROOT_FILES: Final = {
     "etc/passwd": b"root:x:0:0:root:/run:/usr/sbin/nologin\n",
     "etc/group": b"root:x:0:\n",
-    "etc/hosts": b"127.0.0.1 localhost\n",
 }
-_SECONDS: Final = 3600  # the compiled library on a slow machine
+_SECONDS: Final = 4 * 3600  # the compiled library on a slow machine: for a GPU two hours of one core
 
 
 class BuildFailed(Exception):
@@ -98,10 +98,8 @@ def build_parts(source: Source, lock: ImageLock, folder: Path, *, fetch: Fetch, 
 
     Raises BuildFailed, PartMissing, PackageUnusable, TreeConflict, CompilerFailed and OSError.
     """
-    cuda = lock.profile == GPU_PROFILE
-    if cuda:
-        require_cuda_compiler()
     build = _Build(source=source, lock=lock, fetch=fetch, say=say)
+    cuda = _cuda_compiler(build) if lock.profile == GPU_PROFILE else ""  # before minutes are spent
     packages = {part.name: part for part in lock.packages}
     kernel = [packages.pop(f"linux-binary-{lock.kernel}"), packages.pop(f"linux-modules-{lock.kernel}")]
     say("firmware and kernel")
@@ -159,16 +157,15 @@ def _gpu_modules(build: _Build) -> dict[str, bytes]:
     return built
 
 
-def require_cuda_compiler() -> None:
-    """Require the CUDA compiler of the runtime that the lock pins, before minutes are spent. Raises BuildFailed."""
-    said = _run(["nvcc", "--version"], f"llama.cpp for the GPU (CUDA {CUDA_RELEASE}'s compiler)")
-    found = re.search(r"release (\d+\.\d+)", said)
-    if found is None or found[1] != CUDA_RELEASE:
-        got = found[1] if found else "another answer"
-        raise BuildFailed(
-            f"nvcc: want CUDA {CUDA_RELEASE}, whose runtime the lock pins and its driver takes; got {got}. "
-            "Debian 13 has it in nvidia-cuda-toolkit and nvidia-cuda-dev (non-free): docs/image.md"
-        )
+def _cuda_compiler(build: _Build) -> str:
+    """Unpack the pinned CUDA compiler; give its name and version, as the manifest does. Raises BuildFailed."""
+    build.say("CUDA's compiler")
+    printed = _run([sys.executable, str(build.source.checkout / "scripts" / "cuda-toolkit")], "CUDA's compiler")
+    said = _run([f"{printed.strip()}/bin/nvcc", "--version"], "CUDA's compiler")
+    found = re.search(r"V(\d+\.\d+\.\d+)", said)
+    if found is None:
+        raise BuildFailed("CUDA's compiler: nvcc does not say its version")
+    return f"nvcc {found[1]}"
 
 
 def _first_program(build: _Build) -> bytes:
@@ -189,7 +186,7 @@ def compiler() -> str:
     return _run(["cc", "--version"], "a C compiler").splitlines()[0][:96]
 
 
-def _root_file_system(build: _Build, packages: list[LockedPackage], *, cuda: bool) -> None:
+def _root_file_system(build: _Build, packages: list[LockedPackage], *, cuda: str) -> None:
     tree = build.tree
     for name in ("dev", "proc", "sys", "run", "tmp", "etc", "usr/lib", "usr/lib64", "usr/bin", "usr/sbin"):
         tree.folder(name)
@@ -197,6 +194,7 @@ def _root_file_system(build: _Build, packages: list[LockedPackage], *, cuda: boo
         tree.link(name, f"usr/{name}")
     for path, content in _ROOT_FILES.items():
         tree.file(path, content)
+    add_names(tree, OUTLETS if cuda else ())
     for part in packages:
         build.say(f"unpacking {part.name}")
         _add_package(tree, part.name, build.package(part))
@@ -245,9 +243,9 @@ def _add_files(tree: Tree, files: dict[str, bytes]) -> None:
         tree.file(f"{PACKAGES}/{path}", content)
 
 
-def _add_library(build: _Build, *, cuda: bool) -> None:
+def _add_library(build: _Build, *, cuda: str) -> None:
     """Take llama-cpp-python with the library that scripts/build-llama compiled for the lock's instruction set."""
-    build.say("llama.cpp: building it takes minutes, once")
+    build.say(f"llama.cpp: building it takes {'an hour or two' if cuda else 'minutes'}, once")
     script = build.source.checkout / "scripts" / "build-llama"
     environment = {**os.environ, "SERICIN_ISA": build.lock.isa, "SERICIN_CUDA": CUDA_ARCHITECTURE if cuda else ""}
     printed = _run([str(script), sys.executable], "llama.cpp", environment=environment)
@@ -260,7 +258,7 @@ def _add_library(build: _Build, *, cuda: bool) -> None:
     build.components.append(
         Component(
             name=f"llama-cpp-python+{build.lock.isa}" + ("+cuda" if cuda else ""),
-            version=f"{version} {compiler()}"[:96],
+            version=" ".join(filter(None, (version, compiler(), cuda)))[:96],
             sha256=content_digest(files),
             licence="MIT",
         )
