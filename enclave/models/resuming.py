@@ -2,12 +2,14 @@
 """Answers: how does a large file come over a connection that breaks? By going on where it broke, and by its digest.
 
 RFC 9110, sections 13.1.5 (If-Range) and 14 (Range). Nothing that the other side says of the file is believed but its
-bytes, and those only when the SHA-256 over all of them is the one that was asked for.
+bytes, and those only when the SHA-256 over all of them is the one that was asked for; the same for what an earlier
+process, ended in the middle, has left.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -42,36 +44,53 @@ class Resuming:
         self._etag = ""
 
     def fetch(self, path: Path, progress: Callable[[int], None]) -> None:
-        """Write the whole file to `path`, which must not exist and is gone again when this fails.
+        """Make `path` the whole file; what an earlier call left there is gone on with.
 
-        `progress` is told how many bytes have come, less those that are fetched anew. Raises ModelRefused: model_pull
-        for a server that does not answer, model_digest for another file.
+        `progress` is told how many bytes are there, less those that are fetched anew. Raises ModelRefused: model_pull
+        for a server that does not answer, and what has come stays in `path`; model_digest for another file, and
+        nothing does.
         """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with path.open("x+b") as target:
+            with os.fdopen(os.open(path, flags, 0o600), "r+b") as target:
                 self._all(target, progress)
-        except BaseException:
-            path.unlink(missing_ok=True)
+        except BaseException as error:
+            if path.stat().st_size == 0 or (isinstance(error, ModelRefused) and error.code == "model_digest"):
+                path.unlink()
             raise
 
     def _all(self, target: BufferedRandom, progress: Callable[[int], None]) -> None:
-        failures = 0
+        earlier = target.seek(0, os.SEEK_END)
+        progress(earlier)
+        if earlier and self._is_whole(target):
+            return
         limits = httpx2.Timeout(self._stall)
         with httpx2.Client(timeout=limits, follow_redirects=True, max_redirects=_REDIRECTS) as client:
-            while True:
-                had = target.tell()
-                try:
-                    if self._go_on(client, target, progress):
-                        break
-                except httpx2.HTTPError:
-                    pass  # what has come is kept, and counts only by its digest
-                failures = 0 if target.tell() > had else failures + 1
-                if failures > RESUMES or time.monotonic() > self._until:
-                    raise ModelRefused("model_pull", f"the download broke {failures} times at byte {target.tell()}")
-                time.sleep(self._pause * 2**failures if failures else 0.0)
-        target.seek(0)
-        if hashlib.file_digest(target, "sha256").digest() != self._sha256:
+            self._come(client, target, progress)
+            if earlier and not self._is_whole(target):  # of another file, perhaps: once more without it
+                self._restart(target, progress)
+                self._come(client, target, progress)
+        if not self._is_whole(target):
             raise ModelRefused("model_digest", f"the server has another file under {self._url.rsplit('/', 1)[-1]}")
+
+    def _is_whole(self, target: BufferedRandom) -> bool:
+        target.seek(0)
+        return hashlib.file_digest(target, "sha256").digest() == self._sha256
+
+    def _come(self, client: httpx2.Client, target: BufferedRandom, progress: Callable[[int], None]) -> None:
+        """Fetch until the server says that this was all."""
+        failures = 0
+        while True:
+            had = target.seek(0, os.SEEK_END)
+            try:
+                if self._go_on(client, target, progress):
+                    return
+            except httpx2.HTTPError:
+                pass  # what has come is kept, and counts only by its digest
+            failures = 0 if target.tell() > had else failures + 1
+            if failures > RESUMES or time.monotonic() > self._until:
+                raise ModelRefused("model_pull", f"the download broke {failures} times at byte {target.tell()}")
+            time.sleep(self._pause * 2**failures if failures else 0.0)
 
     def _go_on(self, client: httpx2.Client, target: BufferedRandom, progress: Callable[[int], None]) -> bool:
         """Fetch from where `target` stands; true when the server says that this was all."""
@@ -100,6 +119,7 @@ class Resuming:
                 if target.tell() + len(portion) > self._most:
                     raise ModelRefused("model_digest", f"more than {self._most} bytes came")
                 target.write(portion)
+                target.flush()  # a process that is killed now has fetched this
                 progress(len(portion))
                 if time.monotonic() > self._until:
                     return False
