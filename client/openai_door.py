@@ -21,6 +21,7 @@ from .openai_shapes import ENDPOINTS, Shaper, event, shown_model
 from .upstream import BadRequest, Question, Upstream
 
 CONFIDENTIAL: Final = "Sericin-Confidential"
+EVIDENCE: Final = "Sericin-Evidence"
 RECEIPT: Final = "Sericin-Receipt"
 SHOULD_RETRY: Final = "X-Should-Retry"  # what OpenAI's own packages ask before they send a request once more
 MODELS_PATH: Final = "/v1/models"
@@ -152,23 +153,27 @@ def _stream(run: Run, first: Item | None, items: Generator[Item, None, None], sh
 
 
 def about(run: Run) -> dict[str, object]:
-    """Give what an answer says about its run: receipt, serial, price, boot, and whether it was confidential."""
+    """Give what an answer says of its run: receipt, serial, price, boot, evidence, and whether it was confidential."""
     receipt = run.receipt.receipt if run.receipt is not None else None
     return {
         "receipt": receipt.hash.hex() if receipt else None,
         "serial": receipt.serial if receipt else None,
         "price": receipt.price if receipt else None,
         "boot_digest": run.attested.verified.boot.digest.hex(),
+        "evidence_sha256": run.attested.verdict.evidence_sha256.hex(),
         "confidential": run.attested.verdict.confidential,
     }
 
 
 def failure(status: int, code: str, where: str, *, headers: dict[str, str] | None = None) -> Answered:
     """Give an error in OpenAI's shape: a code and a field, never a value."""
-    message = f"{code}: {where}" if where else code
-    error = {"message": message, "type": "sericin", "code": code, "param": where or None}
     given = {SHOULD_RETRY: "true" if code in NOT_STARTED else "false"} | (headers or {})
-    return _whole({"error": error}, given, status=status)
+    return _whole(error_object(f"{code}: {where}" if where else code, code, where), given, status=status)
+
+
+def error_object(message: str, code: str, where: str = "") -> dict[str, object]:
+    """Give OpenAI's error object."""
+    return {"error": {"message": message, "type": "sericin", "code": code, "param": where or None}}
 
 
 def _declined(e: Declined) -> Answered:
@@ -197,7 +202,8 @@ def _models(attested: Attested) -> list[dict[str, object]]:
 
 
 def _said(attested: Attested) -> dict[str, str]:
-    return {CONFIDENTIAL: "true" if attested.verdict.confidential else "false"}
+    verdict = attested.verdict
+    return {CONFIDENTIAL: "true" if verdict.confidential else "false", EVIDENCE: verdict.evidence_sha256.hex()}
 
 
 def _receipt(run: Run) -> dict[str, str]:

@@ -14,7 +14,7 @@ from attestation.errors import AttestationError
 
 from .door_threads import MAX_AT_ONCE, answer_in_thread, chunks_in_thread, end_in_thread
 from .errors import ClientError
-from .openai_door import Answered, Door, failure
+from .openai_door import Answered, Door, error_object, failure
 from .openai_shapes import event
 from .upstream import MAX_BODY, Upstream
 
@@ -87,7 +87,7 @@ class Proxy:
             async for chunk in chunks_in_thread(self._threads, answered):
                 await response.write(chunk)
         except (AttestationError, ClientError) as e:
-            await response.write(event({"error": {"message": str(e), "type": "sericin", "code": e.code}}))
+            await response.write(event(error_object(str(e), e.code)))
         await response.write_eof()
         return response
 

@@ -101,6 +101,7 @@ def test_a_chat_is_answered_with_usage_and_receipt(caller: openai.OpenAI) -> Non
     about: Any = answer.model_extra
     assert about["sericin"]["receipt"] == raw.headers["Sericin-Receipt"]
     assert about["sericin"]["confidential"] is False
+    assert about["sericin"]["evidence_sha256"] == raw.headers["Sericin-Evidence"]
     assert answer.model == SHOWN
 
 
@@ -393,3 +394,4 @@ def test_the_verdict_can_be_read(proxy: Running) -> None:
         document = json.loads(response.read())
     assert document["accepted"] is True
     assert document["confidential"] is False
+    assert document["evidence_sha256"] == response.headers["Sericin-Evidence"]
