@@ -22,8 +22,9 @@ from ..certificate import UNREADABLE, load_der
 from ..errors import Untrusted
 from ..window import Window
 from .anchor import DistinguishedName, TdxTrustAnchor, usual_der
-from .der import first_elements
+from .der import elements_and_rest, first_elements
 from .ecdsa import require_der
+from .extensions import ordinary_extensions
 from .memory import Memory
 
 MAX_PEM: Final = 12 * 1024
@@ -31,6 +32,7 @@ MAX_DER: Final = 4096
 
 _CHAIN: Final = "CertificateChainInvalid"
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([^-]+)-----END CERTIFICATE-----(?:\r?\n)*")
+_V3: Final = x509.Version.v3
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
 
@@ -46,6 +48,7 @@ class RoleCertificate:
     certificate: x509.Certificate
     key: ec.EllipticCurvePublicKey
     window: Window
+    sgx: bytes | None  # the SGX extension, where the others are Intel's ordinary ones
 
     @property
     def serial(self) -> int:
@@ -160,17 +163,18 @@ def _certificate(
         raise Untrusted(_CHAIN, role, want=f"at most {MAX_DER} bytes", got=len(der))
     try:
         certificate = load_der(der)
-        signed, _ = first_elements(der, 2)
-        _, _, _, issuer_der, _, subject_der = first_elements(signed, 6)  # after version, serial, algorithm; validity
-        subject = next((name for name in subjects if subject_der == usual_der(name)), None)
-        subject = _name(certificate.subject) if subject is None else subject
-        issued_by = issuer if issuer_der == usual_der(issuer) else _name(certificate.issuer)
-        extensions = certificate.extensions
-        algorithm = certificate.signature_algorithm_oid
         version = certificate.version
+        (signed,) = first_elements(der, 1)
+        found, rest = elements_and_rest(signed, 7 if version is _V3 else 6)
+        _, _, issuer_der, _, subject_der, _ = found[-6:]  # before them a version; serial, algorithm; validity; key
+        subject = _subject(subject_der, subjects) or _name(certificate.subject)
+        issued_by = issuer if issuer_der == usual_der(issuer) else _name(certificate.issuer)
+        ordinary = ordinary_extensions(rest, path_length)
+        extensions = certificate.extensions if ordinary is None else None
+        algorithm = certificate.signature_algorithm_oid
     except UNREADABLE as e:
         raise Untrusted(_CHAIN, role, want="an X.509 certificate", got=type(e).__name__) from None
-    if version is not x509.Version.v3:
+    if version is not _V3:
         raise Untrusted(_CHAIN, f"{role}.version", want="v3", got=version.name)
     if subject not in subjects:
         raise Untrusted("CertificateRoleMismatch", f"{role}.subject", want=_shown(subjects[0]), got=_shown(subject))
@@ -179,7 +183,8 @@ def _certificate(
     if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         got = algorithm.dotted_string
         raise Untrusted("CertificateAlgorithm", f"{role}.signature", want="ecdsa-with-SHA256", got=got)
-    _require_constraints(extensions, role, path_length)
+    if extensions is not None:  # the ordinary ones were compared with this role's
+        _require_constraints(extensions, role, path_length)
     window = Window(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     if now < window.not_before:
         raise Untrusted("CertificateNotYetValid", role, want=f"now from {window.not_before}", got=now)
@@ -194,7 +199,15 @@ def _certificate(
         certificate=certificate,
         key=_key(certificate, role),
         window=window,
+        sgx=ordinary,
     )
+
+
+def _subject(der: bytes, subjects: tuple[DistinguishedName, ...]) -> DistinguishedName | None:
+    for name in subjects:
+        if der == usual_der(name):
+            return name
+    return None
 
 
 def _key(certificate: x509.Certificate, role: str) -> ec.EllipticCurvePublicKey:

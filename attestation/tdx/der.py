@@ -9,21 +9,27 @@ from __future__ import annotations
 
 def first_elements(sequence: bytes, count: int) -> list[bytes]:
     """Give the first `count` elements of a SEQUENCE (ITU-T X.690, 8.1), each with its header."""
-    found = []
-    at, _ = _bounds(sequence, 0)
-    for _ in range(count):
-        _, end = _bounds(sequence, at)
-        found.append(sequence[at:end])
-        at = end
+    found, _ = _elements(sequence, count)
     return found
 
 
-def _bounds(data: bytes, at: int) -> tuple[int, int]:
-    """Give where the content of the element at `at` begins and ends: one octet of tag, definite length."""
-    size = data[at + 1]
-    begin = at + 2
-    if size >= 0x80:
-        width = size & 0x7F
-        size = int.from_bytes(data[begin : begin + width], "big")
-        begin += width
-    return begin, begin + size
+def elements_and_rest(sequence: bytes, count: int) -> tuple[list[bytes], bytes]:
+    """Give the first `count` elements of a SEQUENCE that has at least as many, and all that follows."""
+    found, at = _elements(sequence, count)
+    return found, sequence[at:]
+
+
+def _elements(sequence: bytes, count: int) -> tuple[list[bytes], int]:
+    found = []
+    size = sequence[1]
+    at = 2 if size < 0x80 else 2 + (size & 0x7F)
+    for _ in range(count):
+        size, begin = sequence[at + 1], at + 2  # one octet of tag, definite length
+        if size >= 0x80:
+            width = size & 0x7F
+            size = int.from_bytes(sequence[begin : begin + width], "big")
+            begin += width
+        end = begin + size
+        found.append(sequence[at:end])
+        at = end
+    return found, at

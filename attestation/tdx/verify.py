@@ -131,7 +131,8 @@ def verify_quote(
 def _pck_chain(pem: bytes, anchor: TdxTrustAnchor, now: datetime, memory: Memory) -> _PckChain:
     leaf, ca, root = verify_pck_chain(pem, anchor=anchor, now=now, memory=memory)
     window = leaf.window.meet(ca.window, root.window)
-    return _PckChain(leaf=leaf, ca=ca, root=root, platform=read_platform(leaf.certificate.extensions), window=window)
+    platform = Platform.parse(leaf.sgx) if leaf.sgx else read_platform(leaf.certificate.extensions)
+    return _PckChain(leaf=leaf, ca=ca, root=root, platform=platform, window=window)
 
 
 def _endorsements(collateral: Collateral, chain: _PckChain, anchor: TdxTrustAnchor, now: datetime) -> _Endorsements:
