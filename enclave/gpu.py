@@ -14,7 +14,7 @@ from typing import Final
 from .seams import GpuEndorsements, GpuReport, GpuUnavailable
 
 COLLECT_SECONDS: Final = 60.0  # of one SPDM exchange per device; the first one after boot is slow
-ENDORSEMENTS: Final = Path("/run/sericin/gpu-endorsements")  # RIMs, OCSP responses and CRLs that the launcher staples
+ENDORSEMENTS: Final = Path("/run/sericin/gpu-endorsements")  # put there by hand in place of the vendor; no image has it
 MAX_ENDORSEMENT: Final = 512 * 1024
 MAX_REPORT: Final = 0x2000
 MAX_CHAIN: Final = 0x1400
@@ -62,7 +62,7 @@ class NvmlGpuSource:
     def endorsements(self, reports: Sequence[GpuReport]) -> GpuEndorsements:
         """Give RIMs, OCSP responses and CRLs; verifiers check their signatures. Raises GpuUnavailable.
 
-        A folder that the launcher put beside the image is used alone; without one the vendor is asked.
+        A folder that somebody put there is used alone; without one the vendor is asked.
         """
         if not self._endorsements.is_dir() and self._vendor is not None:
             with self._one_at_a_time:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's one address. The launcher's user-mode network gives it to its only guest, and lets nothing out."""
+"""The guest's one address, in a user-mode network of which it is the only guest, and which lets outlets out alone."""
 
 from __future__ import annotations
 

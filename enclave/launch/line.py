@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,13 @@ from attestation import qemu
 from attestation.qemu import Placed
 from attestation.shape import WRITABLE_DISKS, Shape
 
-from ..image.devices import HEALTH_PORT, model_disk
+from ..image.devices import HEALTH_PORT, OUTLETS, Outlet, model_disk
 from .plan import Plan
 
 MEMORY: Final = "mem0"
 CONFIG_ID: Final = "opt/sericin/mrconfigid"  # hex, on an emulated machine alone
 TCG_PHYS_BITS: Final = 40  # QEMU's software processor has no other width
+OUTLET_PROGRAM: Final = Path(__file__).with_name("outlet.py")
 LOCKS_PATCHED_CODE: Final = (8, 1)  # the first QEMU release that locks a page while it translates code from it
 
 
@@ -118,8 +121,9 @@ def _with_back_end(placed: Placed, plan: Plan, places: Places, gpu: str | None) 
         return ["-blockdev", _json(_block(node, placed, plan, places)), "-device", _json(own)]
     if kind == "network":
         forward = "".join(f",hostfwd=tcp:{f.address}:{f.port}-:{f.guest_port}" for f in plan.shape.host.forward)
+        out = "".join(map(guest_forward, OUTLETS)) if plan.shape.gpus else ""
         return [
-            "-netdev", f"user,id=net0,restrict=on,ipv6=off{forward}", "-device", _json(own | {"netdev": "net0"}),
+            "-netdev", f"user,id=net0,restrict=on,ipv6=off{forward}{out}", "-device", _json(own | {"netdev": "net0"}),
         ]  # fmt: skip
     if kind == "vsock":
         return ["-device", _json(own | {"guest-cid": plan.shape.host.vsock_cid})]
@@ -135,6 +139,12 @@ def _with_back_end(placed: Placed, plan: Plan, places: Places, gpu: str | None) 
     # A GPU: its expansion ROM would run in the guest's firmware, so it has none.
     card = {"driver": "vfio-pci", "host": gpu, "bus": placed.id, "addr": "0x0", "iommufd": "iommufd0", "rombar": 0}
     return ["-device", _json(own), "-device", _json(card)]
+
+
+def guest_forward(outlet: Outlet) -> str:
+    """Lead one address of the guest's network to one service: for each connection QEMU starts a program of ours."""
+    program = shlex.join([sys.executable, "-I", str(OUTLET_PROGRAM), outlet.name, str(outlet.port)])
+    return f",guestfwd=tcp:{outlet.address}:{outlet.port}-cmd:{_comma(program)}"
 
 
 def _block(node: str, placed: Placed, plan: Plan, places: Places) -> dict[str, object]:
@@ -165,9 +175,9 @@ def _socket(name: str, path: Path) -> str:
     return f"socket,id={name},path={_comma(path)},server=on,wait=off"
 
 
-def _comma(path: Path) -> str:
-    """Write a path as a value of an option list, where a comma is said twice."""
-    return str(path).replace(",", ",,")
+def _comma(text: Path | str) -> str:
+    """Write a text as a value of an option list, where a comma is said twice."""
+    return str(text).replace(",", ",,")
 
 
 def _json(value: Mapping[str, object]) -> str:
