@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
+import struct
 import time
 from functools import cache
+from pathlib import Path
+
+import gguf
 
 from enclave.engine.library import ModelConfig
 from enclave.engine.llama import LlamaEngine
@@ -17,6 +22,7 @@ CLOCK = BootClock()
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 ALICE, BOB = b"a" * 32, b"b" * 32
+_LAST = 3  # LLAMA_POOLING_TYPE_LAST
 
 
 def small_config(**changes: object) -> ModelConfig:
@@ -31,6 +37,23 @@ def shared_engine() -> LlamaEngine:
     engine = LlamaEngine.load([small_config()], clock=CLOCK)
     atexit.register(engine.close)
     return engine
+
+
+def embedding_config(folder: Path, *, name: str, **changes: object) -> ModelConfig:
+    """Write the small model again with `llama.pooling_type`: keys first, then the data at its new place."""
+    reader = gguf.GGUFReader(small_model())
+    raw = small_model().read_bytes()
+    keys = struct.unpack_from("<Q", raw, 16)[0]
+    field = reader.tensors[-1].field
+    table_end = int(field.offset + sum(part.nbytes for part in field.parts))
+    named = b"llama.pooling_type"
+    key = struct.pack("<Q", len(named)) + named + struct.pack("<II", 4, _LAST)
+    head = raw[:16] + struct.pack("<Q", keys + 1) + key + raw[24:table_end]
+    data = head + bytes(-len(head) % 32) + raw[reader.data_offset :]
+    path = folder / "embed.gguf"
+    path.write_bytes(data)
+    settings = {"context": 256, "slots": 2, "ubatch": 128, "threads": 1, **changes}
+    return ModelConfig(name=name, path=path, sha256=hashlib.sha256(data).digest(), **settings)  # type: ignore[arg-type]
 
 
 def chat(text: str, **more: object) -> dict[str, object]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole enclave in a thread: echo engine, simulated machine, real sockets on loopback, a clock that tests move."""
+"""A whole enclave in a thread: simulated machine, real sockets on loopback, a clock that tests move, an echo engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from client.memory import ReceiptMemory
 from client.policy_making import from_simulator
 from client.target import parse_target
 from enclave.attester import Documents
-from enclave.booting import Booted, boot
+from enclave.booting import Booted, LoadEngine, boot
 from enclave.commands.serve import _publish
 from enclave.engine.echo import EchoEngine
 from enclave.journal import Journal
@@ -66,6 +66,7 @@ class Served:
         config: dict[str, Any],
         replay_capacity: int,
         start: datetime,
+        load: LoadEngine | None,
     ) -> None:
         self.folder = folder
         self.clock = StoppedClock(start)
@@ -73,14 +74,14 @@ class Served:
         self._open: list[Any] = []  # what clients have opened, until the enclave stops
         documents = Documents(config=config_document(**config), operator=operator_document(folder))
 
-        def load(config: EnclaveConfig, operator: OperatorDocument | None, clock: Clock) -> Engine:  # noqa: ARG001
+        def echo(config: EnclaveConfig, operator: OperatorDocument | None, clock: Clock) -> Engine:  # noqa: ARG001
             queue = config.limits.queue_length
             return EchoEngine(clock=clock, name=MODEL, context=context, delay=delay, queue_limit=queue)
 
         self.booted: Booted = boot(
             documents,
             clock=self.clock,
-            load_engine=load,
+            load_engine=load or echo,
             step=lambda _: None,
             journal=Journal(self.clock, out=self.log),
             replay_capacity=replay_capacity,
@@ -218,10 +219,19 @@ def served(
     context: int = 4096,
     replay_capacity: int = CAPACITY,
     start: datetime = START,
+    load: LoadEngine | None = None,
     **config: Any,
 ) -> Iterator[Served]:
-    """Run an enclave for a while."""
-    enclave = Served(folder, delay=delay, context=context, config=config, replay_capacity=replay_capacity, start=start)
+    """Run an enclave for a while, with another engine than the echo if `load` gives one."""
+    enclave = Served(
+        folder,
+        delay=delay,
+        context=context,
+        config=config,
+        replay_capacity=replay_capacity,
+        start=start,
+        load=load,
+    )
     try:
         yield enclave
     finally:

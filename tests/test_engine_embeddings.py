@@ -4,51 +4,28 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 from openai.types import CreateEmbeddingResponse
 
 from attestation.boot import ModelRecord
-from enclave.engine.library import ModelConfig
 from enclave.engine.llama import LlamaEngine
-from tests.engine_rig import CLOCK, Jobs, chat, shared_engine
-from tests.small_model import NAME, small_model
+from tests.engine_rig import CLOCK, Jobs, chat, embedding_config, shared_engine
+from tests.small_model import NAME
 
 EMBED = "/v1/embeddings"
-_LAST = 3  # LLAMA_POOLING_TYPE_LAST
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
-    """Write the small model again with `llama.pooling_type`: keys first, then the data at its new place."""
-    start = gguf.GGUFReader(small_model()).data_offset
-    raw = small_model().read_bytes()
-    keys = struct.unpack_from("<Q", raw, 16)[0]
-    name = b"llama.pooling_type"
-    key = struct.pack("<Q", len(name)) + name + struct.pack("<II", 4, _LAST)
-    table = raw[24 : _table_end()]
-    head = raw[:16] + struct.pack("<Q", keys + 1) + key + table
-    path: Path = tmp_path_factory.mktemp("model") / "embed.gguf"
-    path.write_bytes(head + bytes(-len(head) % 32) + raw[start:])
-    digest = hashlib.sha256(path.read_bytes()).digest()
-    config = ModelConfig(name=NAME, path=path, sha256=digest, context=256, slots=2, ubatch=128, threads=1)
+    config = embedding_config(tmp_path_factory.mktemp("model"), name=NAME)
     engine = LlamaEngine.load([config], clock=CLOCK)
     yield engine
     engine.close()
-
-
-def _table_end() -> int:
-    """Give where the tensor table ends: after the last tensor's offset."""
-    field = gguf.GGUFReader(small_model()).tensors[-1].field
-    return int(field.offset + sum(part.nbytes for part in field.parts))
 
 
 @pytest.fixture
