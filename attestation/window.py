@@ -23,8 +23,10 @@ class Window:
 
     def meet(self, *others: Window) -> Window:
         """Give the intersection with `others`. It may be empty; `holds` is then never true."""
-        every = (self, *others)
-        return Window(max(w.not_before for w in every), min(w.not_after for w in every))
+        begins, ends = self.not_before, self.not_after
+        for other in others:
+            begins, ends = max(begins, other.not_before), min(ends, other.not_after)
+        return Window(begins, ends)
 
     def holds(self, now: datetime) -> bool:
         """Tell whether `now` lies inside."""

@@ -27,6 +27,7 @@ _TEXTS: Final = {
 }
 _HEX: Final = {"root_ca_crl": MAX_CRL, "pck_crl": MAX_CRL}
 _SIGNATURES: Final = ("tcb_info_signature", "qe_identity_signature")
+_NAMES: Final = (*_TEXTS, *_HEX, *_SIGNATURES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,7 @@ class Collateral:
     def from_json(cls, data: bytes) -> Collateral:
         """Read the JSON document that dcap-qvl and PCCS tools write. Raises Malformed."""
         value = strict_json.loads(data, limit=MAX_COLLATERAL, what="collateral")
-        names = (*_TEXTS, *_HEX, *_SIGNATURES)
-        f = Fields(value, "collateral", code=_CODE, required=names, optional=("pck_certificate_chain",))
+        f = Fields(value, "collateral", code=_CODE, required=_NAMES, optional=("pck_certificate_chain",))
         texts = {name: f.text(name, limit).encode("utf-8", "surrogatepass") for name, limit in _TEXTS.items()}
         crls = {name: _hex(f, name, 2 * limit) for name, limit in _HEX.items()}
         signatures = {name: f.hexa(name, 64) for name in _SIGNATURES}

@@ -13,6 +13,10 @@ from .tcbinfo import SvnLevel, read_svn_levels
 
 MAX_QE_IDENTITY: Final = 64 * 1024
 
+_NAMES: Final = (
+    "id", "version", "issueDate", "nextUpdate", "tcbEvaluationDataNumber", "miscselect", "miscselectMask", "attributes",
+    "attributesMask", "mrsigner", "isvprodid", "tcbLevels",
+)  # fmt: skip
 _CODE: Final = "QeIdentityInvalid"
 _UNSUPPORTED: Final = "QeIdentityUnsupported"
 
@@ -35,12 +39,8 @@ class QeIdentity:
     @classmethod
     def parse(cls, data: bytes) -> QeIdentity:
         """Parse the exact signed text. Raises Malformed."""
-        names = (
-            "id version issueDate nextUpdate tcbEvaluationDataNumber miscselect miscselectMask attributes "
-            "attributesMask mrsigner isvprodid tcbLevels"
-        )
         value = strict_json.loads(data, limit=MAX_QE_IDENTITY, what="qe_identity")
-        f = Fields(value, "qe_identity", code=_CODE, required=names.split())
+        f = Fields(value, "qe_identity", code=_CODE, required=_NAMES)
         for name, want in (("id", "TD_QE"), ("version", 2)):
             f.require(name, want, code=_UNSUPPORTED)
         return cls(

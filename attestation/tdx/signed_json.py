@@ -4,37 +4,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from ..errors import Malformed
 
-_HEX: Final = re.compile(r"[0-9A-Fa-f]*")
+_NONE: Final[frozenset[str]] = frozenset()
 _TIME: Final = re.compile(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z")
+
+
+@lru_cache(maxsize=64)
+def _sets(required: tuple[str, ...], optional: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    return frozenset(required), frozenset(required + optional)
 
 
 class Fields:
     """One JSON object with required and optional names. Unknown names are recorded; near misses are refused."""
 
+    __slots__ = ("_code", "_value", "unknown", "where")
+
     def __init__(
-        self, value: object, where: str, *, code: str, required: Iterable[str], optional: Iterable[str] = ()
+        self, value: object, where: str, *, code: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
     ) -> None:
         self.where = where
         self._code = code
         if not isinstance(value, dict):
             raise Malformed(code, where, want="an object", got=type(value).__name__)
-        need = tuple(required)
-        known = {*need, *optional}
-        for name in need:
-            if name not in value:
-                raise Malformed(code, f"{where}.{name}", want="present", got="absent")
-        unknown = value.keys() - known
-        folded = {name.casefold() for name in known} if unknown else set()
-        for name in unknown:
-            if name.casefold() in folded:
-                raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])
-        self.unknown = frozenset(unknown)
+        need, known = _sets(required, optional)
+        if not value.keys() >= need:
+            name = next(name for name in required if name not in value)
+            raise Malformed(code, f"{where}.{name}", want="present", got="absent")
+        self.unknown = _unknown(value, known, where)
         self._value = value
 
     def __contains__(self, name: str) -> bool:
@@ -68,9 +69,13 @@ class Fields:
     def hexa(self, name: str, size: int) -> bytes:
         """Require `size` bytes in hex of either case."""
         value = self.text(name, 2 * size)
-        if not _HEX.fullmatch(value) or len(value) != 2 * size:
+        try:
+            data = bytes.fromhex(value)
+        except ValueError:
+            data = b""
+        if len(data) != size or len(value) != 2 * size:  # white space between digits would be passed over
             raise Malformed(self._code, f"{self.where}.{name}", want=f"{size} bytes in hex", got="another form")
-        return bytes.fromhex(value)
+        return data
 
     def time(self, name: str) -> datetime:
         """Require a time such as 2025-06-19T10:16:03Z."""
@@ -102,3 +107,15 @@ class Fields:
     def refuse(self, name: str, *, code: str | None = None, want: object, got: object) -> Malformed:
         """Make the refusal of one field."""
         return Malformed(code or self._code, f"{self.where}.{name}", want=want, got=str(got)[:64])
+
+
+def _unknown(value: dict[str, object], known: frozenset[str], where: str) -> frozenset[str]:
+    """Give the names that are not known, and refuse those that are known in another case."""
+    if value.keys() <= known:
+        return _NONE
+    unknown = value.keys() - known
+    folded = {name.casefold() for name in known}
+    for name in unknown:
+        if name.casefold() in folded:
+            raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])
+    return frozenset(unknown)

@@ -18,6 +18,12 @@ MAX_MODULES: Final = 32
 MAX_ADVISORIES: Final = 256
 COMPONENTS: Final = 16
 
+_NAMES: Final = (
+    "id", "version", "issueDate", "nextUpdate", "fmspc", "pceId", "tcbType", "tcbEvaluationDataNumber", "tdxModule",
+    "tcbLevels",
+)  # fmt: skip
+_LEVEL: Final = ("tcb", "tcbDate", "tcbStatus")
+_ADVISORIES: Final = ("advisoryIDs",)
 _COMPONENT: Final = frozenset({"svn", "category", "type"})
 _CODE: Final = "TcbInfoInvalid"
 _UNSUPPORTED: Final = "TcbInfoUnsupported"
@@ -41,6 +47,7 @@ PLATFORM_STATUSES: Final = frozenset(TcbStatus) - {
     TcbStatus.TD_RELAUNCH_ADVISED,
     TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
 }
+_STATUSES: Final = {status.value: status for status in TcbStatus}
 ENCLAVE_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
 
 
@@ -100,9 +107,8 @@ class TcbInfo:
     @classmethod
     def parse(cls, data: bytes) -> TcbInfo:
         """Parse the exact signed text. Raises Malformed."""
-        required = "id version issueDate nextUpdate fmspc pceId tcbType tcbEvaluationDataNumber tdxModule tcbLevels"
         value = strict_json.loads(data, limit=MAX_TCB_INFO, what="tcb_info")
-        f = Fields(value, "tcb_info", code=_CODE, required=required.split(), optional=("tdxModuleIdentities",))
+        f = Fields(value, "tcb_info", code=_CODE, required=_NAMES, optional=("tdxModuleIdentities",))
         for name, want in (("id", "TDX"), ("version", 3), ("tcbType", 0)):
             f.require(name, want, code=_UNSUPPORTED)
         levels = [
@@ -131,11 +137,12 @@ class TcbInfo:
 
 def read_standing(f: Fields, allowed: frozenset[TcbStatus]) -> Standing:
     """Read tcbStatus, tcbDate and advisoryIDs; an unknown status is an error, never a pass."""
-    status = f.text("tcbStatus")
-    if status not in allowed:
-        raise f.refuse("tcbStatus", want="a known status", got=status)
+    name = f.text("tcbStatus")
+    status = _STATUSES.get(name)
+    if status is None or status not in allowed:
+        raise f.refuse("tcbStatus", want="a known status", got=name)
     advisories = f.texts("advisoryIDs", most=MAX_ADVISORIES)
-    return Standing(status=TcbStatus(status), date=f.time("tcbDate"), advisories=advisories)
+    return Standing(status=status, date=f.time("tcbDate"), advisories=advisories)
 
 
 def read_svn_levels(f: Fields, *, code: str, least: int, most: int) -> tuple[SvnLevel, ...]:
@@ -143,7 +150,7 @@ def read_svn_levels(f: Fields, *, code: str, least: int, most: int) -> tuple[Svn
     levels = []
     for i, value in enumerate(f.items("tcbLevels", least=least, most=MAX_LEVELS)):
         where = f"{f.where}.tcbLevels[{i}]"
-        level = Fields(value, where, code=code, required=("tcb", "tcbDate", "tcbStatus"), optional=("advisoryIDs",))
+        level = Fields(value, where, code=code, required=_LEVEL, optional=_ADVISORIES)
         tcb = Fields(level.raw("tcb"), f"{where}.tcb", code=code, required=("isvsvn",))
         standing = read_standing(level, ENCLAVE_STATUSES)
         levels.append(SvnLevel(isv_svn=tcb.uint("isvsvn", most), standing=standing))
@@ -153,7 +160,7 @@ def read_svn_levels(f: Fields, *, code: str, least: int, most: int) -> tuple[Svn
 
 
 def _level(value: object, where: str) -> TcbLevel:
-    f = Fields(value, where, code=_CODE, required=("tcb", "tcbDate", "tcbStatus"), optional=("advisoryIDs",))
+    f = Fields(value, where, code=_CODE, required=_LEVEL, optional=_ADVISORIES)
     names = ("sgxtcbcomponents", "pcesvn", "tdxtcbcomponents")
     tcb = Fields(f.raw("tcb"), f"{where}.tcb", code=_CODE, required=names)
     sgx, sgx_kinds = _components(tcb, "sgxtcbcomponents")
@@ -170,15 +177,19 @@ def _level(value: object, where: str) -> TcbLevel:
 def _components(tcb: Fields, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     svns, kinds = [], []
     for i, value in enumerate(tcb.items(name, least=COMPONENTS, most=COMPONENTS)):
-        # The ordinary form is read without ceremony, for there are 32 components in every level.
-        if (
-            type(value) is dict
-            and value.keys() <= _COMPONENT
-            and type(svn := value.get("svn")) is int
-            and 0 <= svn < 256
-        ):
+        # The ordinary forms are read without ceremony, for there are 32 components in every level.
+        if type(value) is dict and type(svn := value.get("svn")) is int and 0 <= svn < 256:
+            if len(value) == 1:
+                svns.append(svn)
+                kinds.append("")
+                continue
             category, kind = value.get("category", ""), value.get("type", "")
-            if type(category) is type(kind) is str and len(category) <= 64 and len(kind) <= 64:
+            if (
+                value.keys() <= _COMPONENT
+                and type(category) is type(kind) is str
+                and len(category) <= 64
+                and len(kind) <= 64
+            ):
                 svns.append(svn)
                 kinds.append(kind or category)
                 continue
