@@ -17,6 +17,9 @@ MAX_CHAIN: Final = 12 * 1024
 SGX_REPORT_SIZE: Final = 384
 
 _CODE: Final = "MalformedQuote"
+_HEAD: Final = Struct("<64s64s")
+_CERTIFICATION: Final = Struct("<HI")
+_QE: Final = Struct("<384s64sH")
 _SGX: Final = Struct("<16s4s28x16s32s32x32s96xHH60x64s")  # REPORT body; reserved bytes are not judged
 
 
@@ -68,12 +71,10 @@ class AuthData:
     def parse(cls, data: bytes) -> AuthData:
         """Parse the authentication data, every byte of it. Raises Malformed."""
         r = Reader(data, what="quote.auth_data", code=_CODE)
-        signature, key = r.take(64, "signature"), r.take(64, "attestation_key")
+        signature, key = _HEAD.unpack(r.take(_HEAD.size, "signature_and_key"))
         inner = Reader(_certification(r, QE_REPORT_CERTIFICATION_DATA, "qe"), what="quote.qe", code=_CODE)
         r.end()
-        report = QeReport.parse(inner.take(SGX_REPORT_SIZE, "report"))
-        report_signature = inner.take(64, "report_signature")
-        size = inner.u16le("auth_size")
+        report, report_signature, size = _QE.unpack(inner.take(_QE.size, "report"))
         if size != QE_AUTH_SIZE:
             raise Malformed(_CODE, "quote.qe.auth_size", want=QE_AUTH_SIZE, got=size)
         qe_auth = inner.take(size, "auth")
@@ -84,7 +85,7 @@ class AuthData:
         return cls(
             signature=signature,
             attestation_key=key,
-            qe_report=report,
+            qe_report=QeReport.parse(report),
             qe_report_signature=report_signature,
             qe_auth=qe_auth,
             chain=chain,
@@ -99,10 +100,10 @@ class AuthData:
 
 
 def _certification(r: Reader, kind: int, field: str) -> bytes:
-    found = r.u16le(f"{field}.type")
+    found, size = _CERTIFICATION.unpack(r.take(_CERTIFICATION.size, f"{field}.type"))
     if found != kind:
         raise Malformed("UnsupportedCertificationData", f"quote.{field}.type", want=kind, got=found)
-    return r.take(r.u32le(f"{field}.size"), field)
+    return r.take(size, field)
 
 
 def _certified(kind: int, data: bytes) -> bytes:

@@ -23,6 +23,7 @@ BODY_TD15_EX: Final = 4
 BODY_SIZES: Final = {BODY_TD10: 584, BODY_TD15: 648, BODY_TD15_EX: 885}
 
 _CODE: Final = "MalformedQuote"
+_HEADER: Final = Struct("<HHI4s16s20s")
 _REPORT: Final = Struct("16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")  # what every body begins with, 584 bytes
 
 
@@ -49,14 +50,21 @@ class TdReport:
     @classmethod
     def read(cls, r: Reader, body_type: int) -> TdReport:
         """Take a report of `body_type` off `r`."""
-        names = ("tee_tcb_svn", "mr_seam", "mr_signer_seam", "seam_attributes", "td_attributes", "xfam", "mr_td")
-        more = ("mr_config_id", "mr_owner", "mr_owner_config")
-        *fields, rtmr0, rtmr1, rtmr2, rtmr3, report_data = _REPORT.unpack(r.take(_REPORT.size, "report"))
+        f = _REPORT.unpack(r.take(_REPORT.size, "report"))
         later = body_type != BODY_TD10
         return cls(
-            **dict(zip((*names, *more), fields, strict=True)),
-            rtmr=(rtmr0, rtmr1, rtmr2, rtmr3),
-            report_data=report_data,
+            tee_tcb_svn=f[0],
+            mr_seam=f[1],
+            mr_signer_seam=f[2],
+            seam_attributes=f[3],
+            td_attributes=f[4],
+            xfam=f[5],
+            mr_td=f[6],
+            mr_config_id=f[7],
+            mr_owner=f[8],
+            mr_owner_config=f[9],
+            rtmr=f[10:14],
+            report_data=f[14],
             tee_tcb_svn_2=r.take(16, "tee_tcb_svn_2") if later else None,
             mr_service_td=r.take(48, "mr_service_td") if later else None,
             extended=r.take(237, "extended") if body_type == BODY_TD15_EX else None,
@@ -135,22 +143,18 @@ class Quote:
 
 
 def _header(r: Reader) -> tuple[int, bytes, bytes]:
-    version = r.u16le("version")
+    version, key_type, tee, reserved, vendor, user_data = _HEADER.unpack(r.take(HEADER_SIZE, "header"))
     if version not in (4, 5):
         raise Malformed("UnsupportedVersion", "quote.version", want="4 or 5", got=version)
-    key_type = r.u16le("attestation_key_type")
     if key_type != ECDSA_P256:
         raise Malformed("UnsupportedAttestationKeyType", "quote.attestation_key_type", want=ECDSA_P256, got=key_type)
-    tee = r.u32le("tee_type")
     if tee != TEE_TDX:
         raise Malformed("UnsupportedTeeType", "quote.tee_type", want=f"{TEE_TDX:#x}", got=f"{tee:#x}")
-    reserved = r.take(4, "reserved")
     if any(reserved):
         raise Malformed("ReservedNotZero", "quote.reserved", want="00000000", got=reserved.hex())
-    vendor = r.take(16, "qe_vendor_id")
     if vendor != QE_VENDOR_INTEL:
         raise Malformed("UnknownQeVendor", "quote.qe_vendor_id", want=QE_VENDOR_INTEL.hex(), got=vendor.hex())
-    return version, vendor, r.take(20, "user_data")
+    return version, vendor, user_data
 
 
 def _body_type(r: Reader) -> int:
