@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import struct
 from hashlib import sha384
 from pathlib import Path
@@ -15,7 +17,7 @@ from attestation.errors import AttestationError, Malformed
 from attestation.operator import OperatorDocument
 from attestation.tdx.eventlog import parse_event_log, replay
 from attestation.verity import BLOCK
-from enclave.agent import disks, steps
+from enclave.agent import disks, health, steps
 from enclave.agent.health import SCHEMA, Health, find_port
 from enclave.agent.refusal import BootRefused
 from enclave.image.devices import model_disk
@@ -227,14 +229,58 @@ def test_a_log_that_cannot_be_read_is_refused() -> None:
         convert_log(bytes(1 << 20), pcrs())
 
 
+class TestHealthOverVsock:
+    """Whoever connects is told one line and hung up on, whatever they say. Other sockets stand in for vsock's."""
+
+    def test_it_listens_on_its_port_for_anybody(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        asked: list[object] = []
+
+        class Played:
+            def __init__(self, family: int, kind: int) -> None:
+                asked.append((family, kind))
+
+            def bind(self, address: object) -> None:
+                asked.append(address)
+
+            def listen(self, backlog: int) -> None:
+                asked.append(backlog > 0)
+
+        monkeypatch.setattr(health, "VSOCK", tmp_path / "vsock")
+        monkeypatch.setattr(socket, "socket", Played)
+        assert health._listen() is None, "no such device: the port alone says it"
+        (tmp_path / "vsock").touch()
+        assert health._listen() is not None
+        assert asked == [(socket.AF_VSOCK, socket.SOCK_STREAM), (socket.VMADDR_CID_ANY, 9400), True]
+
+    def test_it_says_one_line_and_hears_nothing(self) -> None:
+        said, pairs = Health(), [socket.socketpair() for _ in range(3)]
+        said.set("serving", ready={"event": "ready"})
+        for (visitor, _), words in zip(pairs, (b"", b"GET / HTTP/1.1\r\n\r\n", b"x" * 4096), strict=True):
+            visitor.sendall(words)
+        waiting = iter(pairs)
+
+        class Listener:
+            def accept(self) -> tuple[socket.socket, None]:
+                return next(waiting)[1], None
+
+        with pytest.raises(StopIteration):
+            said._answer(Listener())  # type: ignore[arg-type]  # as much of a listener as it asks for
+        for visitor, _ in pairs:
+            with visitor:
+                row = json.loads(visitor.recv(65536))
+                assert (row["schema"], row["stage"], row["ready"]) == (SCHEMA, "serving", {"event": "ready"})
+                with contextlib.suppress(ConnectionResetError):  # what it never read is thrown away
+                    assert visitor.recv(65536) == b""
+
+
 def test_health_says_the_stage_and_no_more(tmp_path: Path) -> None:
-    health = Health()
-    health.set("refused", code="model_wrong", why="model m: ...")
-    row = json.loads(health.line())
+    said = Health()
+    said.set("refused", code="model_wrong", why="model m: ...")
+    row = json.loads(said.line())
     assert row.pop("uptime") > 0
     assert row == {"schema": SCHEMA, "stage": "refused", "code": "model_wrong", "why": "model m: ..."}
-    health.set("loading")
-    assert set(json.loads(health.line())) == {"schema", "uptime", "stage"}
+    said.set("loading")
+    assert set(json.loads(said.line())) == {"schema", "uptime", "stage"}
     for name, text in (("vport0p0", None), ("vport0p1", "sericin.health\n")):
         (tmp_path / name).mkdir()
         if text:

@@ -240,8 +240,12 @@ def said_by(words: list[str], *, replaced: dict[str, str]) -> str:
 @pytest.fixture
 def real(here: Path, new_qemu: str) -> list[str]:
     """A command line whose files are all there."""
-    case = launchable(here)
-    words = argv(case, SHAPE, "--qemu", new_qemu)
+    return real_line(launchable(here), SHAPE, new_qemu)
+
+
+def real_line(case: Launchable, document: dict[str, Any], program: str) -> list[str]:
+    """Give the words of a launch, and put every file there that they name."""
+    words = argv(case, document, "--qemu", program)
     for disk in objects(words, "-blockdev"):
         place = Path(disk["file"]["filename"])
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -256,6 +260,22 @@ NO_KVM = r"-accel kvm: (?:vm-type TDX not supported by KVM|.*(?:Could not access
 
 def test_a_real_qemu_takes_it_up_to_the_missing_kvm(real: list[str]) -> None:
     assert re.search(NO_KVM, said_by(real, replaced={}))
+
+
+def test_a_real_qemu_takes_a_launch_with_a_gpu_up_to_the_missing_kvm(here: Path, new_qemu: str) -> None:
+    words = real_line(launchable(here, gpus=1), GPU_SHAPE, new_qemu)
+    iommufd = next(i for i, word in enumerate(words) if '"qom-type":"iommufd"' in word)
+    del words[iommufd - 1 : iommufd + 1]  # it opens /dev/iommu before anything else
+    assert re.search(NO_KVM, said_by(words, replaced={}))
+
+
+def test_a_real_qemu_knows_what_is_said_of_a_gpu(here: Path, new_qemu: str) -> None:
+    """The card itself is made after KVM, so its options are looked up in the program's own list."""
+    (card,) = [d for d in objects(argv(launchable(here, gpus=1), GPU_SHAPE), "-device") if d["driver"] == "vfio-pci"]
+    said = subprocess.run([new_qemu, "-device", "vfio-pci,help"], check=True, capture_output=True, text=True).stdout
+    known = set(re.findall(r"^  ([a-z0-9-]+)=", said, re.MULTILINE))
+    assert known >= {"host", "iommufd", "rombar", "addr"}
+    assert set(card) - {"driver", "bus"} <= known
 
 
 def test_a_real_qemu_takes_the_guest_object_up_to_the_missing_kvm(real: list[str]) -> None:

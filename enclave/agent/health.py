@@ -18,6 +18,7 @@ from typing import Final
 from ..image.devices import HEALTH_PORT, HEALTH_VSOCK
 
 PORTS: Final = Path("/sys/class/virtio-ports")
+VSOCK: Final = Path("/dev/vsock")
 SCHEMA: Final = "sericin-health/1"
 BEAT_SECONDS: Final = 1.0
 SEND_SECONDS: Final = 2.0  # a reader that takes no line within them is left
@@ -90,7 +91,7 @@ def _write(port: Path, line: bytes) -> None:
 
 def _listen() -> socket.socket | None:
     """Listen on vsock, where the machine has it."""
-    if not Path("/dev/vsock").exists():
+    if not VSOCK.exists():
         return None
     listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     try:
