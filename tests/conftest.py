@@ -2,7 +2,7 @@
 """No test reaches past this machine, and no test is skipped without a place on the list.
 
 ``SERICIN_SKIPS=listed`` (scripts/test sets it) fails the run when a test is skipped for a reason that tests/skips.txt
-does not list. Every line there is ``file: words of the reason``.
+does not list, ``SERICIN_SKIPS=none`` (scripts/test-image) when any is. Every line is ``file: words of the reason``.
 """
 
 from __future__ import annotations
@@ -116,12 +116,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run for a skip that is not on the list."""
-    if os.environ.get("SERICIN_SKIPS") != "listed":
+    """Fail the run for a skip that is not on the list, or for any."""
+    mode = os.environ.get("SERICIN_SKIPS")
+    if mode not in {"listed", "none"}:
         return
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
-    listed = listed_skips()
+    listed = listed_skips() if mode == "listed" else []
     for file, reason in _skipped(reporter):
         if not any(file == f"tests/{name}" and words in reason for name, words in listed):
-            reporter.write_line(f"\nskipped without a line in tests/skips.txt: {file}: {reason}", red=True)
+            why = "without a line in tests/skips.txt" if mode == "listed" else "where nothing may be"
+            reporter.write_line(f"\nskipped {why}: {file}: {reason}", red=True)
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
