@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final, NoReturn
 
 from .errors import Malformed
@@ -26,8 +27,22 @@ class _DuplicateKeyError(Exception):
     """A key stands twice in one object."""
 
 
-def loads(data: bytes, *, limit: int, what: str) -> object:
-    """Decode one JSON document of at most `limit` bytes. Raises Malformed(JsonInvalid or JsonDuplicateKey)."""
+Pairs = list[tuple[str, object]]
+
+
+def unique(pairs: Pairs) -> object:
+    """Give one object of a document as a dict: each key once."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _DuplicateKeyError
+    return value
+
+
+def loads(data: bytes, *, limit: int, what: str, each: Callable[[Pairs], object] = unique) -> object:
+    """Decode one JSON document of at most `limit` bytes. Raises Malformed(JsonInvalid or JsonDuplicateKey).
+
+    `each` makes the value of every object, the inner ones first, and gives those that it does not know to `unique`.
+    """
     if len(data) > limit:
         raise Malformed("JsonInvalid", what, want=f"at most {limit} bytes", got=len(data))
     # A document with escapes holds few, long strings, whose brackets are cheaper to tell from its own once it is read.
@@ -35,7 +50,7 @@ def loads(data: bytes, *, limit: int, what: str) -> object:
     if not later:
         _require_shallow(data, what)
     try:
-        value = (_DECODER if later else _decoder(data)).decode(data.decode("utf-8", "strict"))
+        value = _decoder(each, short=not later and _short_numbers(data)).decode(data.decode("utf-8", "strict"))
     except _DuplicateKeyError:
         raise Malformed("JsonDuplicateKey", what, want="each key once", got="a key twice") from None
     except (ValueError, RecursionError) as e:
@@ -96,13 +111,6 @@ def _too_deep(what: str) -> Malformed:
     return Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more, or brackets that do not match")
 
 
-def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise _DuplicateKeyError
-    return value
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
@@ -113,14 +121,15 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _decoder(data: bytes) -> json.JSONDecoder:
-    """Choose the decoder that counts the digits of each integer, unless no number can be as long as that.
+def _short_numbers(data: bytes) -> bool:
+    """Whether no integer can have more than MAX_DIGITS digits, so that none need be counted.
 
     Only the text of an object or list is looked at: there a number follows one of _BEFORE.
     """
-    short = data.startswith((b"{", b"[")) and _LONG not in data.translate(_SHAPES)
-    return _SHORT_NUMBERS if short else _DECODER
+    return data.startswith((b"{", b"[")) and _LONG not in data.translate(_SHAPES)
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant, parse_int=_integer)
-_SHORT_NUMBERS: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constant)
+@lru_cache(maxsize=16)
+def _decoder(each: Callable[[Pairs], object], *, short: bool) -> json.JSONDecoder:
+    number = None if short else _integer
+    return json.JSONDecoder(object_pairs_hook=each, parse_constant=_no_constant, parse_int=number)

@@ -22,9 +22,9 @@ _NAMES: Final = (
     "id", "version", "issueDate", "nextUpdate", "fmspc", "pceId", "tcbType", "tcbEvaluationDataNumber", "tdxModule",
     "tcbLevels",
 )  # fmt: skip
+_TUPLES: Final = {tuple}
 _LEVEL: Final = ("tcb", "tcbDate", "tcbStatus")
 _ADVISORIES: Final = ("advisoryIDs",)
-_COMPONENT: Final = frozenset({"svn", "category", "type"})
 _CODE: Final = "TcbInfoInvalid"
 _UNSUPPORTED: Final = "TcbInfoUnsupported"
 
@@ -107,7 +107,7 @@ class TcbInfo:
     @classmethod
     def parse(cls, data: bytes) -> TcbInfo:
         """Parse the exact signed text. Raises Malformed."""
-        value = strict_json.loads(data, limit=MAX_TCB_INFO, what="tcb_info")
+        value = strict_json.loads(data, limit=MAX_TCB_INFO, what="tcb_info", each=_object)
         f = Fields(value, "tcb_info", code=_CODE, required=_NAMES, optional=("tdxModuleIdentities",))
         for name, want in (("id", "TDX"), ("version", 3), ("tcbType", 0)):
             f.require(name, want, code=_UNSUPPORTED)
@@ -174,31 +174,45 @@ def _level(value: object, where: str) -> TcbLevel:
     )
 
 
+def _object(pairs: strict_json.Pairs) -> object:
+    """Decode one object: a component that is written as Intel writes them, 32 in every level, to (svn, kind)."""
+    if len(pairs) == 1:
+        ((name, svn),) = pairs
+        if name == "svn" and type(svn) is int and 0 <= svn < 256:
+            return svn, ""
+    elif len(pairs) == 3:
+        (name, svn), (second, category), (third, kind) = pairs
+        if (
+            name == "svn"
+            and second == "category"
+            and third == "type"
+            and type(svn) is int
+            and 0 <= svn < 256
+            and type(category) is type(kind) is str
+            and len(category) <= 64
+            and len(kind) <= 64
+        ):
+            return svn, kind or category
+    return strict_json.unique(pairs)
+
+
 def _components(tcb: Fields, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    svns, kinds = [], []
-    for i, value in enumerate(tcb.items(name, least=COMPONENTS, most=COMPONENTS)):
-        # The ordinary forms are read without ceremony, for there are 32 components in every level.
-        if type(value) is dict and type(svn := value.get("svn")) is int and 0 <= svn < 256:
-            if len(value) == 1:
-                svns.append(svn)
-                kinds.append("")
-                continue
-            category, kind = value.get("category", ""), value.get("type", "")
-            if (
-                value.keys() <= _COMPONENT
-                and type(category) is type(kind) is str
-                and len(category) <= 64
-                and len(kind) <= 64
-            ):
-                svns.append(svn)
-                kinds.append(kind or category)
-                continue
-        where = f"{tcb.where}.{name}[{i}]"
-        f = Fields(value, where, code=_CODE, required=("svn",), optional=("category", "type"))
-        svns.append(f.uint("svn", 255))
-        category, kind = (f.text(field) if field in f else "" for field in ("category", "type"))
-        kinds.append(kind or category)
-    return tuple(svns), tuple(kinds)
+    items = tcb.items(name, least=COMPONENTS, most=COMPONENTS)
+    if set(map(type, items)) != _TUPLES:
+        items = [
+            item if type(item) is tuple else _component(item, f"{tcb.where}.{name}[{i}]")
+            for i, item in enumerate(items)
+        ]
+    svns, kinds = zip(*items, strict=True)
+    return svns, kinds
+
+
+def _component(value: object, where: str) -> tuple[int, str]:
+    """Read a component that is written otherwise, or refuse it."""
+    f = Fields(value, where, code=_CODE, required=("svn",), optional=("category", "type"))
+    svn = f.uint("svn", 255)
+    category, kind = (f.text(field) if field in f else "" for field in ("category", "type"))
+    return svn, kind or category
 
 
 def _base_module(value: object) -> ModuleIdentity:
