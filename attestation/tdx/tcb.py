@@ -83,11 +83,15 @@ def evaluate(report: TdReport, platform: Platform, qe_svn: int, info: TcbInfo, i
             )
         current = _evaluate("current", later, report, platform, info, qe.standing)
     status = relaunch(launch.status, current.status) if current else launch.status
-    evaluations = [launch] + ([current] if current else [])
-    parts = [e.platform for e in evaluations] + [e.module for e in evaluations if e.module] + [qe.standing]
+    parts = [qe.standing]
+    for evaluation in (launch, current):
+        if evaluation is not None:
+            parts.append(evaluation.platform)
+            if evaluation.module is not None:
+                parts.append(evaluation.module)
     return Tcb(
         status=status,
-        date=min(part.date for part in parts),
+        date=min([part.date for part in parts]),
         advisories=tuple(sorted({advisory for part in parts for advisory in part.advisories})),
         launch=launch,
         current=current,
@@ -98,8 +102,8 @@ def evaluate(report: TdReport, platform: Platform, qe_svn: int, info: TcbInfo, i
 
 def converge(platform: TcbStatus, parts: Iterable[TcbStatus]) -> TcbStatus:
     """Converge a platform's status with those of the module and the quoting enclave."""
-    found = set(parts)
-    if TcbStatus.REVOKED in found | {platform}:
+    found = {platform, *parts}
+    if TcbStatus.REVOKED in found:
         return TcbStatus.REVOKED
     return _OUTDATED.get(platform, platform) if TcbStatus.OUT_OF_DATE in found else platform
 
@@ -128,7 +132,9 @@ def _evaluate(when: str, svn: bytes, report: TdReport, platform: Platform, info:
     status = converge(level.standing.status, [s.status for s in (standing, qe) if s])
     if status is TcbStatus.REVOKED:
         raise Untrusted("TcbRevoked", f"{when}.tcb", want="not revoked", got=status)
-    shortfalls = _missing(info.levels[0], platform, svn) + _module_shortfall(identity, svn[0])
+    highest = info.levels[0]
+    shortfalls = [] if level is highest else _missing(highest, platform, svn)
+    shortfalls += _module_shortfall(identity, svn[0])
     return Evaluation(
         svn=svn,
         status=status,
@@ -155,9 +161,8 @@ def _require_module(report: TdReport, identity: ModuleIdentity) -> None:
     if report.mr_signer_seam != identity.mr_signer:
         want, got = identity.mr_signer.hex(), report.mr_signer_seam.hex()
         raise Untrusted("TdxModuleMismatch", "mr_signer_seam", want=want, got=got)
-    seam, mask = report.seam_attributes, identity.attributes_mask
-    masked = bytes(a & m for a, m in zip(seam, mask, strict=True))
-    if any(seam) or masked != identity.attributes:
+    seam = report.seam_attributes
+    if any(seam) or any(identity.attributes):  # all zero, and so under any mask
         want = f"0 and {identity.attributes.hex()}"
         raise Untrusted("TdxModuleMismatch", "seam_attributes", want=want, got=seam.hex())
 

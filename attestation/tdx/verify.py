@@ -146,34 +146,36 @@ def _endorsements(collateral: Collateral, chain: _PckChain, anchor: TdxTrustAnch
 def _documents(
     collateral: Collateral, root: RoleCertificate, anchor: TdxTrustAnchor, root_crl: VerifiedCrl, now: datetime
 ) -> tuple[TcbInfo, QeIdentity, Window]:
-    """Verify the two signed documents, and only then read them."""
-    chains = {"tcb_info": collateral.tcb_info_issuer_chain, "qe_identity": collateral.qe_identity_issuer_chain}
-    signers: dict[bytes, RoleCertificate] = {}
-    for name, chain in chains.items():
-        if chain not in signers:
-            where = f"{name}_issuer_chain"
-            signer = verify_signing_chain(chain, where=where, root=root, anchor=anchor, now=now)
-            root_crl.require_not_revoked(signer)
-            signers[chain] = signer
-    parts = (
-        ("tcb_info", collateral.tcb_info, collateral.tcb_info_signature),
-        ("qe_identity", collateral.qe_identity, collateral.qe_identity_signature),
-    )
-    for name, text, signature in parts:
-        key = signers[chains[name]].key
-        require_raw(key, signature, text, code="CollateralSignatureInvalid", where=f"{name}_signature")
+    """Verify the two signed documents, mostly by one signer, and only then read them."""
+    chain, other = collateral.tcb_info_issuer_chain, collateral.qe_identity_issuer_chain
+    signer = _signer(chain, "tcb_info_issuer_chain", root, anchor, root_crl, now)
+    second = signer if other == chain else _signer(other, "qe_identity_issuer_chain", root, anchor, root_crl, now)
+    code = "CollateralSignatureInvalid"
+    text, signature = collateral.tcb_info, collateral.tcb_info_signature
+    require_raw(signer.key, signature, text, code=code, where="tcb_info_signature")
+    text, signature = collateral.qe_identity, collateral.qe_identity_signature
+    require_raw(second.key, signature, text, code=code, where="qe_identity_signature")
     info, identity = TcbInfo.parse(collateral.tcb_info), QeIdentity.parse(collateral.qe_identity)
-    windows = [signer.window for signer in signers.values()]
-    for name, begins, ends in (
-        ("tcb_info", info.issue_date, info.next_update),
-        ("qe_identity", identity.issue_date, identity.next_update),
-    ):
-        if now < begins:
-            raise Untrusted("CollateralNotYetValid", f"{name}.issueDate", want=f"at most {now}", got=begins)
-        if now >= ends:
-            raise Untrusted("CollateralExpired", f"{name}.nextUpdate", want=f"later than {now}", got=ends)
-        windows.append(Window(begins, ends))
-    return info, identity, windows[0].meet(*windows)
+    windows = _issued(info, "tcb_info", now), _issued(identity, "qe_identity", now)
+    return info, identity, signer.window.meet(second.window, *windows)
+
+
+def _signer(
+    chain: bytes, where: str, root: RoleCertificate, anchor: TdxTrustAnchor, root_crl: VerifiedCrl, now: datetime
+) -> RoleCertificate:
+    signer = verify_signing_chain(chain, where=where, root=root, anchor=anchor, now=now)
+    root_crl.require_not_revoked(signer)
+    return signer
+
+
+def _issued(document: TcbInfo | QeIdentity, name: str, now: datetime) -> Window:
+    """Give the window of a document that holds now."""
+    begins, ends = document.issue_date, document.next_update
+    if now < begins:
+        raise Untrusted("CollateralNotYetValid", f"{name}.issueDate", want=f"at most {now}", got=begins)
+    if now >= ends:
+        raise Untrusted("CollateralExpired", f"{name}.nextUpdate", want=f"later than {now}", got=ends)
+    return Window(begins, ends)
 
 
 def _qe_signature(auth: AuthData, pck: RoleCertificate) -> _QeReport:
@@ -194,10 +196,8 @@ def _require_qe(auth: AuthData, identity: QeIdentity) -> None:
 
 def _require_identity(qe: QeReport, identity: QeIdentity) -> None:
     """Compare the report with Intel's quoting enclave; a debug enclave never is one, whatever the mask says."""
-    misc, attributes = (
-        _masked(qe.misc_select, identity.misc_select_mask),
-        _masked(qe.attributes, identity.attributes_mask),
-    )
+    misc = _masked(qe.misc_select, identity.misc_select_mask)
+    attributes = _masked(qe.attributes, identity.attributes_mask)
     for field, want, got in (
         ("mr_signer", identity.mr_signer, qe.mr_signer),
         ("misc_select", identity.misc_select, misc),
