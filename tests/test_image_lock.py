@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 from hashlib import sha256, sha384
@@ -239,6 +240,23 @@ def test_the_file_that_differs_is_named(tmp_path: Path, name: str) -> None:
     assert found is not None
     assert found.where == name
     (theirs / name).unlink()
+    found = first_difference(theirs, mine)
+    assert found is not None
+    assert (found.where, found.got) == (name, "none")
+
+
+@pytest.mark.parametrize("name", ["initrd", "rootfs.img"])
+def test_what_is_no_file_or_of_another_size_is_not_read(tmp_path: Path, name: str) -> None:
+    theirs, mine = image(tmp_path / "a"), image(tmp_path / "b")
+    size = (theirs / name).stat().st_size
+    with (theirs / name).open("ab") as file:
+        file.truncate(1 << 43)  # to read it would take hours
+    found = first_difference(theirs, mine)
+    assert found is not None
+    assert (found.where, found.got) == (name, f"{1 << 43} bytes")
+    assert found.want.startswith(f"{size} bytes, SHA-256")
+    (theirs / name).unlink()
+    os.mkfifo(theirs / name)  # to open it would wait for good
     found = first_difference(theirs, mine)
     assert found is not None
     assert (found.where, found.got) == (name, "none")
