@@ -19,6 +19,7 @@ from attestation.tdx.eventlog import parse_event_log, replay
 from attestation.verity import BLOCK
 from enclave.agent import disks, health, steps
 from enclave.agent.health import SCHEMA, Health, find_port
+from enclave.agent.kernel import ignore_console
 from enclave.agent.refusal import BootRefused
 from enclave.image.devices import model_disk
 from enclave.image.model_disk import digest_model_disk, write_model_disk
@@ -227,6 +228,15 @@ def test_a_log_that_cannot_be_read_is_refused() -> None:
         convert_log(tpm_log(*EVENTS, (10, 6, b"x")), pcrs())
     with pytest.raises(QuoteUnavailable, match="more than"):
         convert_log(bytes(1 << 20), pcrs())
+
+
+def test_the_kernel_is_made_deaf_to_the_hosts_console(tmp_path: Path) -> None:
+    switch = tmp_path / "sysrq"
+    ignore_console(switch)
+    assert not switch.exists(), "a kernel without it needs no telling"
+    switch.write_text("438\n")
+    ignore_console(switch)
+    assert switch.read_text() == "0"
 
 
 class TestHealthOverVsock:

@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from .gpu_nodes import make_gpu_nodes
 from .health import Health
-from .kernel import power_off
+from .kernel import ignore_console, power_off
 from .network import bring_up
 from .power_button import watch
 from .refusal import BootRefused
@@ -27,6 +27,7 @@ def main() -> None:
     """Start the enclave and stay until it ends; then the machine ends too."""
     health = Health()
     try:
+        ignore_console()
         mount_all()
         health.start()
         make_gpu_nodes()
