@@ -134,6 +134,14 @@ def test_every_mirror_is_asked_and_a_wrong_answer_is_not_taken(tmp_path: Path, m
     monkeypatch.setattr(fetch, "mirrors", lambda: ["http://first/debian/", "http://second/debian"])
     assert Fetch(cache=tmp_path).package(locked()) == b"package"
     assert asked == [f"http://{name}/debian/{locked().pool}" for name in ("first", "second")]
+    asked.clear()
+    monkeypatch.setattr(fetch, "mirrors", lambda: ["http://first/debian"])
+    with pytest.raises(PartMissing, match="none of 1 mirrors"):
+        Fetch(cache=tmp_path / "other").package(locked())
+    monkeypatch.setenv("SERICIN_SNAPSHOTS", "http://none/ http://the-second/")
+    assert Fetch(cache=tmp_path / "other").package(locked()) == b"package"
+    first = f"http://first/debian/{locked().pool}"
+    assert asked == [first, first, *(f"http://{name}/{locked().snapshot}" for name in ("none", "the-second"))]
 
 
 def test_a_wheel_that_pip_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
