@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from attestation.tdx.anchor import SIMULATED_NAMES, TdxTrustAnchor
 from attestation.tdx.collateral import Collateral
+from attestation.trust.intel import INTEL_ANCHOR
 from client.collateral_cache import MAX_FILES, CollateralCache, renewal
 from client.commands.collateral import command as collateral_command
 from client.errors import Unreachable, UsageFault
@@ -271,9 +272,7 @@ def test_the_command_fetches_once(
     assert len(server.asked) == 8
     assert fetch(*arguments, "--update", "early").exit_code == 0
     assert len(server.asked) == 12
-    monkeypatch.undo()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("client.pcs.httpx2.Client", lambda **_: client)
+    monkeypatch.setattr("client.commands.collateral.INTEL_ANCHOR", INTEL_ANCHOR)
     found = json.loads(fetch(*arguments, "--json").stdout)
     assert (found["ok"], found["from_cache"]) == (True, False), "what verified under another root is not Intel's"
     assert json.loads(fetch(*arguments, "--json").stdout)["from_cache"] is False, "nor is it kept as Intel's"
