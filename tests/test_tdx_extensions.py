@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.certificate import UNREADABLE, load_der
+from attestation.tdx import crl
 from attestation.tdx.certificates import _require_constraints
 from attestation.tdx.der import elements_and_rest, first_elements
 from attestation.tdx.extensions import ordinary_extensions
 from attestation.tdx.pck import SGX_EXTENSION
 from enclave.simulator.tdx_ca import intel_name, new_key
 from enclave.simulator.tdx_platform import sgx_extension
-from tests.tdx_cases import NOW, PLATFORM, authority
+from tests.tdx_cases import NOW, PLATFORM, Case, authority
 
 URL = "https://certificates.example.org/sgx/certification/v4/pckcrl?ca=platform"
 SGX = sgx_extension(PLATFORM)
@@ -117,3 +118,34 @@ def test_what_follows_the_sgx_extension_is_never_read_as_part_of_it() -> None:
         size = int.from_bytes(good[place : place + 2], "big")
         for wrong in (size - 1, size + 1, size - 20):
             assert ordinary_extensions(good[:place] + wrong.to_bytes(2, "big") + good[place + 2 :], None) is None
+
+
+def crl_block(der: bytes, at: int) -> bytes:
+    return elements_and_rest(first_elements(der, 1)[0], at)[1]
+
+
+@pytest.mark.parametrize("name", ["root_ca_crl", "pck_crl"])
+def test_a_byte_of_a_crl_s_extensions_changed_is_never_taken_for_what_the_library_reads_otherwise(name: str) -> None:
+    case = Case.new(1)
+    case.collateral.pck_crl.revoked.append(77)
+    der = bytes.fromhex(case.build().document[name])
+    good = crl_block(der, 6 if name == "pck_crl" else 5)
+    assert crl._ORDINARY.fullmatch(good)
+    start = der.index(good)
+    recognised = 0
+    for at in range(start, start + len(good)):
+        for value in {0, 1, 0x7F, 0xFF, der[at] ^ 1, der[at] ^ 0x80, (der[at] + 1) % 256} - {der[at]}:
+            changed = der[:at] + bytes([value]) + der[at + 1 :]
+            if crl._ORDINARY.fullmatch(changed[start : start + len(good)]):
+                crl._require_complete(x509.load_der_x509_crl(changed).extensions, name)
+                recognised += 1
+    assert recognised > 100
+    for other in (b"", good[:-1], good + b"\0", good[1:], b"\0" + good):
+        assert crl._ORDINARY.fullmatch(other) is None
+
+
+def test_fewer_elements_than_asked_for_are_an_error() -> None:
+    assert elements_and_rest(b"\x30\x04\x05\x00\x05\x00", 1) == ([b"\x05\x00"], b"\x05\x00")
+    assert elements_and_rest(b"\x30\x04\x05\x00\x05\x00", 2) == ([b"\x05\x00"] * 2, b"")
+    with pytest.raises(ValueError, match="fewer"):
+        elements_and_rest(b"\x30\x04\x05\x00\x05\x00", 3)

@@ -23,7 +23,7 @@ from ..errors import Untrusted
 from ..window import Window
 from .anchor import DistinguishedName, TdxTrustAnchor, usual_der
 from .der import elements_and_rest, first_elements
-from .ecdsa import require_der
+from .ecdsa import CURVE, require_der
 from .extensions import ordinary_extensions
 from .memory import Memory
 
@@ -32,6 +32,9 @@ MAX_DER: Final = 4096
 
 _CHAIN: Final = "CertificateChainInvalid"
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([^-]+)-----END CERTIFICATE-----(?:\r?\n)*")
+_POINT: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+"""What SubjectPublicKeyInfo holds before x || y for P-256 (RFC 5480, section 2), uncompressed."""
+
 _V3: Final = x509.Version.v3
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
@@ -166,7 +169,9 @@ def _certificate(
         version = certificate.version
         (signed,) = first_elements(der, 1)
         found, rest = elements_and_rest(signed, 7 if version is _V3 else 6)
-        _, _, issuer_der, _, subject_der, _ = found[-6:]  # before them a version; serial, algorithm; validity; key
+        _, _, issuer_der, _, subject_der, key_der = found[
+            -6:
+        ]  # before them a version; serial, algorithm; validity; key
         subject = _subject(subject_der, subjects) or _name(certificate.subject)
         issued_by = issuer if issuer_der == usual_der(issuer) else _name(certificate.issuer)
         ordinary = ordinary_extensions(rest, path_length)
@@ -197,7 +202,7 @@ def _certificate(
         subject=subject,
         subject_der=subject_der,
         certificate=certificate,
-        key=_key(certificate, role),
+        key=_key(certificate, key_der, role),
         window=window,
         sgx=ordinary,
     )
@@ -210,9 +215,12 @@ def _subject(der: bytes, subjects: tuple[DistinguishedName, ...]) -> Distinguish
     return None
 
 
-def _key(certificate: x509.Certificate, role: str) -> ec.EllipticCurvePublicKey:
+def _key(certificate: x509.Certificate, encoded: bytes, role: str) -> ec.EllipticCurvePublicKey:
+    """Load the key of the certificate, `encoded` in it as SubjectPublicKeyInfo; it must be of P-256."""
     key: object = None
     try:
+        if len(encoded) == len(_POINT) + 64 and encoded.startswith(_POINT):
+            return ec.EllipticCurvePublicKey.from_encoded_point(CURVE, encoded[-65:])
         key = certificate.public_key()
     except UNREADABLE:
         key = None  # judged below

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -14,10 +15,19 @@ from ..certificate import UNREADABLE
 from ..errors import Untrusted
 from ..window import Window
 from .certificates import RoleCertificate
-from .der import first_elements
+from .der import elements_and_rest, first_elements
 from .ecdsa import require_der
 
 MAX_CRL: Final = 256 * 1024
+_LIST: Final = b"\x30"  # SEQUENCE OF what is revoked
+_ORDINARY: Final = re.compile(
+    rb"\xa0\x2f\x30\x2d"
+    rb"\x30\x0a\x06\x03\x55\x1d\x14\x04\x03\x02\x01[\x00-\x7f]"  # cRLNumber
+    rb"\x30\x1f\x06\x03\x55\x1d\x23\x04\x18\x30\x16\x80\x14.{20}",  # authorityKeyIdentifier
+    re.DOTALL,
+)
+"""The extensions of a CRL as Intel writes them; all others the library reads."""
+
 _UNDERSTOOD: Final = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
 
 
@@ -42,11 +52,13 @@ def verify_crl(der: bytes, issuer: RoleCertificate, *, name: str, now: datetime)
         raise Untrusted("CrlUnsupported", name, want=f"at most {MAX_CRL} bytes", got=len(der))
     try:
         crl = x509.load_der_x509_crl(der)
-        algorithm, extensions = crl.signature_algorithm_oid, crl.extensions
+        algorithm, begins, ends = crl.signature_algorithm_oid, crl.last_update_utc, crl.next_update_utc
         (signed,) = first_elements(der, 1)
-        same_issuer = first_elements(signed, 3)[2] == issuer.subject_der  # after version and algorithm
-        issued_by = None if same_issuer else crl.issuer
-        begins, ends = crl.last_update_utc, crl.next_update_utc
+        found, rest = elements_and_rest(signed, 4 if ends is None else 5)  # version, algorithm, issuer, times
+        issued_by = None if found[2] == issuer.subject_der else crl.issuer
+        if rest.startswith(_LIST):
+            _, rest = elements_and_rest(signed, len(found) + 1)
+        extensions = crl.extensions if _ORDINARY.fullmatch(rest) is None else None
     except UNREADABLE as e:
         raise Untrusted("CrlUnsupported", name, want="an X.509 CRL", got=type(e).__name__) from None
     if issued_by is not None and issued_by != issuer.certificate.subject:
@@ -55,7 +67,8 @@ def verify_crl(der: bytes, issuer: RoleCertificate, *, name: str, now: datetime)
     if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise Untrusted("CrlUnsupported", f"{name}.signature", want="ecdsa-with-SHA256", got=algorithm.dotted_string)
     require_der(issuer.key, crl.signature, signed, code="CrlSignatureInvalid", where=f"{name}.signature")
-    _require_complete(extensions, name)
+    if extensions is not None:
+        _require_complete(extensions, name)
     if ends is None:
         raise Untrusted("CrlUnsupported", f"{name}.nextUpdate", want="present", got="absent")
     if now < begins:

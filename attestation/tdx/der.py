@@ -14,8 +14,11 @@ def first_elements(sequence: bytes, count: int) -> list[bytes]:
 
 
 def elements_and_rest(sequence: bytes, count: int) -> tuple[list[bytes], bytes]:
-    """Give the first `count` elements of a SEQUENCE that has at least as many, and all that follows."""
-    found, at = _elements(sequence, count)
+    """Give the first `count` elements of a SEQUENCE, and all that follows. Raises ValueError if it has fewer."""
+    try:
+        found, at = _elements(sequence, count)
+    except IndexError:
+        raise ValueError("fewer elements") from None
     return found, sequence[at:]
 
 

@@ -14,13 +14,13 @@ from ..errors import Untrusted
 
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _ALGORITHM: Final = ec.ECDSA(SHA256())
-_CURVE: Final = ec.SECP256R1()
+CURVE: Final = ec.SECP256R1()
 
 
 def raw_key(point: bytes, where: str) -> ec.EllipticCurvePublicKey:
     """Give the key of x || y (64 bytes). Raises Untrusted(AttestationKeyInvalid) for what is no point of the curve."""
     try:
-        return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, b"\x04" + point)
+        return ec.EllipticCurvePublicKey.from_encoded_point(CURVE, b"\x04" + point)
     except ValueError:
         raise Untrusted("AttestationKeyInvalid", where, want="a point of P-256", got="none") from None
 

@@ -31,12 +31,20 @@ class Fields:
         self._code = code
         if not isinstance(value, dict):
             raise Malformed(code, where, want="an object", got=type(value).__name__)
-        need, known = _sets(required, optional)
-        if not value.keys() >= need:
-            name = next(name for name in required if name not in value)
-            raise Malformed(code, f"{where}.{name}", want="present", got="absent")
-        self.unknown = _unknown(value, known, where)
         self._value = value
+        self.unknown = _NONE
+        need, known = _sets(required, optional)
+        if value.keys() == need:
+            return
+        for name in required:
+            if name not in value:
+                raise Malformed(code, f"{where}.{name}", want="present", got="absent")
+        unknown = value.keys() - known
+        folded = {name.casefold() for name in known} if unknown else set()
+        for name in unknown:
+            if name.casefold() in folded:
+                raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])
+        self.unknown = frozenset(unknown)
 
     def __contains__(self, name: str) -> bool:
         """Whether an optional field is there."""
@@ -107,15 +115,3 @@ class Fields:
     def refuse(self, name: str, *, code: str | None = None, want: object, got: object) -> Malformed:
         """Make the refusal of one field."""
         return Malformed(code or self._code, f"{self.where}.{name}", want=want, got=str(got)[:64])
-
-
-def _unknown(value: dict[str, object], known: frozenset[str], where: str) -> frozenset[str]:
-    """Give the names that are not known, and refuse those that are known in another case."""
-    if value.keys() <= known:
-        return _NONE
-    unknown = value.keys() - known
-    folded = {name.casefold() for name in known}
-    for name in unknown:
-        if name.casefold() in folded:
-            raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])
-    return frozenset(unknown)
