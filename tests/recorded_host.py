@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from enclave.doctor.check import Finding, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import Host
+from enclave.image.devices import Outlet
 
 GPU = "0000:41:00.0"
 SWITCH = "0000:c1:00.0"
@@ -79,6 +82,8 @@ class RecordedHost:
         self.width(52)
         self.cache(cache)
         self.device(GPU, "0x030200", driver="vfio-pci")
+        place = urlsplit(cache)  # something on loopback that answers
+        self.outlets = (Outlet(address="", name=place.hostname or "", port=place.port or 0),)
 
     def write(self, name: str, text: str) -> None:
         place = self.root / name.lstrip("/")
@@ -134,7 +139,8 @@ class RecordedHost:
 
 
 def look(host: RecordedHost, wanted: Wanted | None = None) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine(CHECKS, Host(host.root), wanted or Wanted())}
+    asked = replace(wanted or Wanted(), outlets=host.outlets)
+    return {finding.name: finding for finding in examine(CHECKS, Host(host.root), asked)}
 
 
 def wrong(host: RecordedHost, wanted: Wanted | None = None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from enclave.doctor.check import Status, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import MAX_FILE, Host, Unseen, plain
 from enclave.doctor.processor import OTHER_HOST
+from enclave.image.devices import Outlet
 from tests.recorded_host import GPU, KERNEL, RecordedHost, look, use_modes, use_qemu, wrong
 
 
 def test_names_are_stable_and_each_once() -> None:
     names = [check.name for check in CHECKS]
-    assert len(set(names)) == len(names) == 37
+    assert len(set(names)) == len(names) == 38
     assert all(check.want and check.mend for check in CHECKS)
 
 
@@ -27,6 +29,12 @@ def test_a_good_host_has_nothing_to_mend(host: RecordedHost) -> None:
     needless = {name for name, f in found.items() if f.status is Status.NOT_NEEDED}
     assert needless == {"qemu.firmware", "gpu.switches", "gpu.vbios", "cpu.width", "memory.hugepages"}
     assert not any(f.mend for f in found.values())
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 Bend = Callable[[RecordedHost], None]
@@ -55,6 +63,7 @@ BENDS: dict[str, Bend] = {
     "quotes.door": lambda h: h.write("etc/qgs.conf", "port = 4051\n"),
     "quotes.cache": lambda h: h.remove("etc/sgx_default_qcnl.conf"),
     "quotes.registered": lambda h: h.program("journalctl", "echo '[QPL] No certificate data for this platform.'"),
+    "gpu.vendor": lambda h: setattr(h, "outlets", (Outlet(address="", name="127.0.0.1", port=closed_port()),)),
     "gpu.iommu": lambda h: h.device(GPU, "0x030200", driver="vfio-pci", group=False),
     "gpu.vfio": lambda h: h.device(GPU, "0x030200", driver="nvidia"),
     "gpu.iommufd": lambda h: h.remove("dev/iommu"),

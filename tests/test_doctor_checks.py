@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from enclave.doctor.check import Status, Wanted, examine
 from enclave.doctor.checks import CHECKS
 from enclave.doctor.host import Host
+from enclave.image.devices import OUTLETS
 from tests.launch_cases import real_qemu
 from tests.recorded_host import GPU, KERNEL, SOCKET, SWITCH, RecordedHost, look, use_modes, use_qemu, wrong
 
@@ -45,7 +47,7 @@ class TestModule:
     def test_a_log_that_lost_its_beginning_proves_nothing(self, host: RecordedHost) -> None:
         host.remove("sys/devices/faux/tdx_host")
         host.log("eth0: link up")
-        host.program("journalctl", "true")
+        host.program("journalctl", "case $* in *--dmesg*) ;; *) echo 'a word of the quote service' ;; esac")
         assert wrong(host) == {}, "KVM keeps tdx=Y only where the module came up"
         host.write("sys/module/kvm_intel/parameters/tdx", "N\n")
         assert wrong(host) == {"kernel.tdx": "fails", "kernel.keyids": "unseen", "kernel.module": "unseen"}
@@ -123,6 +125,10 @@ class TestQuotes:
         host.write("etc/sgx_default_qcnl.conf", '{\n//  "pccs_url": "http://127.0.0.1/x"\n}\n')
         assert "names no" in look(host)["quotes.cache"].found
 
+    def test_a_service_that_has_said_nothing_has_not_said_that_all_is_well(self, host: RecordedHost) -> None:
+        host.program("journalctl", "true")
+        assert wrong(host) == {"quotes.registered": "unseen"}
+
     @pytest.mark.parametrize("code", ["0xe011", "0xE019", "0xb033"])
     def test_each_known_error_has_its_cure(self, host: RecordedHost, code: str) -> None:
         host.program("journalctl", f"echo 'tee_att_init_quote return {code}'")
@@ -179,6 +185,16 @@ class TestGpus:
         assert finding.status is Status.NOT_NEEDED
         assert "sericin gpu show" in finding.found
         assert "96.00.5e.00.01 or newer" in finding.found
+
+    def test_services_that_cannot_be_reached_are_named(self, host: RecordedHost) -> None:
+        """As the launcher will ask for them; nothing here reaches past this machine."""
+        assert Wanted().outlets == OUTLETS
+        there = host.outlets[0]
+        assert look(host)["gpu.vendor"].found == f"127.0.0.1:{there.port} answer"
+        host.outlets = (there, replace(there, name="name.invalid"))
+        assert wrong(host) == {"gpu.vendor": "fails"}
+        assert look(host)["gpu.vendor"].found.startswith(f"name.invalid:{there.port}: ")
+        assert look(host, Wanted(gpus=()))["gpu.vendor"].status is Status.NOT_NEEDED
 
     def test_one_gpu_of_two_is_with_the_driver(self, host: RecordedHost) -> None:
         host.device("0000:42:00.0", "0x030200", driver="vfio-pci")

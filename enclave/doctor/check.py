@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from ..image.devices import OUTLETS, Outlet
 from .host import Host, Unseen, plain
 
 
@@ -34,6 +35,7 @@ class Wanted:
     gpus: tuple[str, ...] | None = None  # PCI addresses of the shape's GPUs; None: whatever the host has
     quote_socket: str | None = None  # path of the quote service's unix socket; None: a vsock port
     quote_port: int = QUOTE_PORT
+    outlets: tuple[Outlet, ...] = OUTLETS  # services that a guest with GPUs must reach through this host
     firmware: tuple[str, bytes] | None = None  # file of the image, SHA-256 that its manifest names
 
 

@@ -134,6 +134,15 @@ def _vbios(host: Host, wanted: Wanted) -> Outcome:
     return decides(_told(seen) + remark, good=all(version >= ATTESTS for version in seen.values()))
 
 
+def _vendor(host: Host, wanted: Wanted) -> Outcome:
+    """Try what the launcher will connect for the guest: without these services no GPU passes the enclave's gate."""
+    if not _gpus(host, wanted):
+        return not_needed(_NONE)
+    tried = {f"{outlet.name}:{outlet.port}": host.reaches(outlet.name, outlet.port) for outlet in wanted.outlets}
+    failed = [f"{place}: {why}" for place, why in tried.items() if why is not None]
+    return decides("; ".join(failed) or f"{', '.join(tried)} answer", good=not failed)
+
+
 def _switches(host: Host, wanted: Wanted) -> Outcome:
     if not _whole_set(host, wanted):
         return not_needed("no set of eight GPUs")
@@ -196,6 +205,12 @@ CHECKS: Final = (
         want=f"a VBIOS that attests: {ATTESTS} or newer, with reference values of NVIDIA",
         mend="let the server's maker update the GPU's VBIOS to a version for which NVIDIA publishes reference values",
         look=_vbios,
+    ),
+    Check(
+        name="gpu.vendor",
+        want="NVIDIA's reference values, OCSP and CRLs can be asked for: the enclave asks through this host",
+        mend="let this host reach these names and ports itself; launches know no proxy",
+        look=_vendor,
     ),
     Check(
         name="gpu.switches",

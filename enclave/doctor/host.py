@@ -193,6 +193,14 @@ class Host:
                 return int(entry)
         return None
 
+    def reaches(self, name: str, port: int) -> str | None:
+        """Connect to a TCP port by name and hang up. Gives None, or why it cannot be."""
+        try:
+            socket.create_connection((name, port), timeout=CONNECT_SECONDS).close()
+        except OSError as e:
+            return e.strerror or str(e) or type(e).__name__
+        return None
+
     def accepts(self, name: str) -> str | None:
         """Connect to a unix stream socket and hang up. Gives None, or why it cannot be."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:

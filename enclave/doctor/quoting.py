@@ -14,7 +14,7 @@ from typing import Final
 import httpx2
 
 from .check import Check, Outcome, Wanted, decides, fails, holds
-from .host import Host
+from .host import Host, Unseen
 
 DEVICES: Final = ("/dev/sgx_enclave", "/dev/sgx_provision")
 SERVICE_SETTINGS: Final = "/etc/qgs.conf"
@@ -112,6 +112,8 @@ def _registered(host: Host, _: Wanted) -> Outcome:
         for sign, cure in _CURES.items():
             if sign in line.lower():
                 return fails(line, cure)
+    if not said:
+        raise Unseen("the service has logged nothing since this machine started", "start it, then look again")
     return holds(f"no certificate error in the service's last {len(said)} lines")
 
 
