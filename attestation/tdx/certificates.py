@@ -11,6 +11,7 @@ import binascii
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -68,17 +69,27 @@ def _texts(data: bytes, count: int, where: str) -> list[bytes]:
     """Give the base64 of each block, line ends taken out."""
     if len(data) > MAX_PEM:
         raise Untrusted(_CHAIN, where, want=f"at most {MAX_PEM} bytes", got=len(data))
-    found, at = [], 0
     text = data.removesuffix(b"\0")
+    whole = _blocks(count).fullmatch(text)
+    if whole is None:
+        raise _no_chain(text, count, where)
+    return [block.translate(None, b"\r\n") for block in whole.groups()]
+
+
+@lru_cache(maxsize=4)
+def _blocks(count: int) -> re.Pattern[bytes]:
+    return re.compile(_BLOCK.pattern * count)
+
+
+def _no_chain(text: bytes, count: int, where: str) -> Untrusted:
+    """Say why `text` is not `count` blocks."""
+    found, at = 0, 0
     while at < len(text):
         block = _BLOCK.match(text, at)
         if block is None:
-            raise Untrusted(_CHAIN, where, want="PEM certificates and nothing else", got=f"other bytes at {at}")
-        at = block.end()
-        found.append(block[1].translate(None, b"\r\n"))
-    if len(found) != count:
-        raise Untrusted(_CHAIN, where, want=f"{count} certificates", got=len(found))
-    return found
+            return Untrusted(_CHAIN, where, want="PEM certificates and nothing else", got=f"other bytes at {at}")
+        found, at = found + 1, block.end()
+    return Untrusted(_CHAIN, where, want=f"{count} certificates", got=found)
 
 
 def _decoded(text: bytes, where: str) -> bytes:
@@ -135,9 +146,10 @@ def verify_signing_chain(
     pem: bytes, *, where: str, root: RoleCertificate, anchor: TdxTrustAnchor, now: datetime
 ) -> RoleCertificate:
     """Verify the TCB signer under `root`, the pinned one, which the chain must end in. Raises Untrusted."""
-    signer, top = split_pem(pem, 2, where)
-    if top != root.der:
-        want, got = sha256(root.der).hexdigest(), sha256(top).hexdigest()
+    signer_text, top = _texts(pem, 2, where)
+    signer = _decoded(signer_text, where)
+    if top != binascii.b2a_base64(root.der, newline=False):
+        want, got = sha256(root.der).hexdigest(), sha256(_decoded(top, where)).hexdigest()
         raise Untrusted("UntrustedRoot", f"{where}.root", want=want, got=got)
     bottom = _certificate(signer, "tcb_signer", (anchor.names.tcb_signing,), anchor.names.root, now, path_length=None)
     _require_issued(bottom, root)

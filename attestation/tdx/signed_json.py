@@ -34,13 +34,14 @@ class Fields:
         self._value = value
         self.unknown = _NONE
         need, known = _sets(required, optional)
-        if value.keys() == need:
+        names = value.keys()
+        if names == need or need <= names <= known:
             return
         for name in required:
             if name not in value:
                 raise Malformed(code, f"{where}.{name}", want="present", got="absent")
-        unknown = value.keys() - known
-        folded = {name.casefold() for name in known} if unknown else set()
+        unknown = names - known
+        folded = {name.casefold() for name in known}
         for name in unknown:
             if name.casefold() in folded:
                 raise Malformed("JsonUnexpectedKey", where, want="known names in their own case", got=name[:64])

@@ -25,6 +25,7 @@ _NAMES: Final = (
 _TUPLES: Final = {tuple}
 _LEVEL: Final = ("tcb", "tcbDate", "tcbStatus")
 _ADVISORIES: Final = ("advisoryIDs",)
+_MODULE: Final = re.compile(r"TDX_[0-9A-F]{2}")
 _CODE: Final = "TcbInfoInvalid"
 _UNSUPPORTED: Final = "TcbInfoUnsupported"
 
@@ -115,8 +116,8 @@ class TcbInfo:
             _level(v, f"tcb_info.tcbLevels[{i}]") for i, v in enumerate(f.items("tcbLevels", least=1, most=MAX_LEVELS))
         ]
         # Intel lists the highest first. Sorting makes the verdict independent of that.
-        levels.sort(key=lambda level: (level.sgx, level.tdx, level.pce_svn), reverse=True)
-        if len({(level.sgx, level.tdx, level.pce_svn) for level in levels}) != len(levels):
+        by_svns = {(level.sgx, level.tdx, level.pce_svn): level for level in levels}
+        if len(by_svns) != len(levels):
             raise f.refuse("tcbLevels", want="each level once", got="one twice")
         modules = f.items("tdxModuleIdentities", least=0, most=MAX_MODULES) if "tdxModuleIdentities" in f else []
         identities = tuple(_identity(v, f"tcb_info.tdxModuleIdentities[{i}]") for i, v in enumerate(modules))
@@ -130,7 +131,7 @@ class TcbInfo:
             evaluation_data_number=f.uint("tcbEvaluationDataNumber", 2**31),
             module=_base_module(f.raw("tdxModule")),
             modules=identities,
-            levels=tuple(levels),
+            levels=tuple(by_svns[svns] for svns in sorted(by_svns, reverse=True)),
             unknown_fields=f.unknown,
         )
 
@@ -224,7 +225,7 @@ def _identity(value: object, where: str) -> ModuleIdentity:
     required = ("id", "mrsigner", "attributes", "attributesMask", "tcbLevels")
     f = Fields(value, where, code=_CODE, required=required)
     name = f.text("id").upper()
-    if not re.fullmatch(r"TDX_[0-9A-F]{2}", name):
+    if not _MODULE.fullmatch(name):
         raise f.refuse("id", want="TDX_ and two hex digits", got=name)
     return _module(f, name, read_svn_levels(f, code=_CODE, least=1, most=255))
 
