@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -129,7 +130,7 @@ class TestPump:
 
         def work() -> None:
             try:
-                pump(near, far, seconds=3, most=100_000)
+                pump(near, far, seconds=3, idle=1, most=100_000)
             finally:
                 near.close()
                 far.close()
@@ -159,7 +160,17 @@ class TestPump:
         with guest, vendor:
             began = time.monotonic()
             thread.join(20)
-            assert 2 < time.monotonic() - began < 15, "nobody said anything"
+            assert 0.9 < time.monotonic() - began < 2.5, "nobody said anything"
+
+    def test_a_connection_does_not_stay_for_ever(self) -> None:
+        guest, vendor, thread = self.pair()
+        with guest, vendor:
+            began = time.monotonic()
+            while thread.is_alive() and time.monotonic() - began < 20:
+                with contextlib.suppress(BrokenPipeError):
+                    guest.sendall(b"x")
+                thread.join(0.1)
+            assert 2.5 < time.monotonic() - began < 15
 
     def test_it_is_no_way_to_carry_much(self) -> None:
         guest, vendor, thread = self.pair()

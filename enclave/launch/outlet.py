@@ -14,14 +14,20 @@ import sys
 import time
 from typing import Final
 
-SECONDS: Final = 60.0  # of a connection: one request and its answer
+SECONDS: Final = 600.0  # of a connection, which takes one request after another
+IDLE: Final = 60.0  # seconds without a byte: longer than the guest waits for an answer
 SILENCE: Final = 15.0  # seconds to connect, or until the other side takes what was sent
-MAX_BYTES: Final = 4 << 20  # in each direction: the largest answer is a CRL or a reference value document
+MAX_BYTES: Final = 16 << 20  # in each direction: some dozens of answers of at most 512 KiB
 PORTION: Final = 64 * 1024
 
 
-def pump(near: socket.socket, far: socket.socket, *, seconds: float = SECONDS, most: int = MAX_BYTES) -> None:
-    """Pass bytes both ways until both sides have ended, `seconds` are over, or more than `most` came from one."""
+def pump(
+    near: socket.socket, far: socket.socket, *, seconds: float = SECONDS, idle: float = IDLE, most: int = MAX_BYTES
+) -> None:
+    """Pass bytes both ways until both sides have ended.
+
+    Or until `seconds` are over, `idle` seconds without a byte, or more than `most` bytes came from one side.
+    """
     other, left = {near: far, far: near}, {near: most, far: most}
     ends = time.monotonic() + seconds
     with selectors.DefaultSelector() as ready:
@@ -29,7 +35,10 @@ def pump(near: socket.socket, far: socket.socket, *, seconds: float = SECONDS, m
             side.settimeout(SILENCE)
             ready.register(side, selectors.EVENT_READ)
         while ready.get_map() and (rest := ends - time.monotonic()) > 0:
-            for key, _ in ready.select(rest):
+            heard = ready.select(min(rest, idle))
+            if not heard:
+                return
+            for key, _ in heard:
                 side = near if key.fileobj is near else far
                 data = side.recv(PORTION)
                 left[side] -= len(data)
