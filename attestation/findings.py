@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from .errors import PolicyInvalid
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One clause of a policy and whether it holds. `code` names the refusal when it does not."""
+class Finding(NamedTuple):
+    """One clause of a policy and whether it holds. `code` names the refusal when it does not.
+
+    A tuple, because each verdict makes dozens; write its fields by name.
+    """
 
     rule: str
     holds: bool

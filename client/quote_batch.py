@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -104,6 +105,7 @@ _worker: _Worker | None = None
 
 def _start(arguments: Arguments) -> None:
     global _worker  # noqa: PLW0603 - one worker for each process
+    gc.freeze()  # what the parent made is not looked through again and again
     quotes, folder, policy, now, allow = arguments
     _worker = _Worker(quotes, folder, policy, now, allow=allow)
 
