@@ -23,7 +23,7 @@ BODY_TD15_EX: Final = 4
 BODY_SIZES: Final = {BODY_TD10: 584, BODY_TD15: 648, BODY_TD15_EX: 885}
 
 _CODE: Final = "MalformedQuote"
-_HEADER: Final = Struct("<HHI4s16s20s")
+_HEADER: Final = Struct("<HI4s16s20s")  # what follows the version
 _REPORT: Final = Struct("16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")  # what every body begins with, 584 bytes
 
 
@@ -143,9 +143,10 @@ class Quote:
 
 
 def _header(r: Reader) -> tuple[int, bytes, bytes]:
-    version, key_type, tee, reserved, vendor, user_data = _HEADER.unpack(r.take(HEADER_SIZE, "header"))
+    version = r.u16le("version")
     if version not in (4, 5):
         raise Malformed("UnsupportedVersion", "quote.version", want="4 or 5", got=version)
+    key_type, tee, reserved, vendor, user_data = _HEADER.unpack(r.take(_HEADER.size, "header"))
     if key_type != ECDSA_P256:
         raise Malformed("UnsupportedAttestationKeyType", "quote.attestation_key_type", want=ECDSA_P256, got=key_type)
     if tee != TEE_TDX:
