@@ -83,7 +83,7 @@ class RecordedHost:
         self.cache(cache)
         self.device(GPU, "0x030200", driver="vfio-pci")
         place = urlsplit(cache)  # something on loopback that answers
-        self.outlets = (Outlet(address="", name=place.hostname or "", port=place.port or 0),)
+        self.outlets: tuple[Outlet, ...] = (Outlet(address="", name=place.hostname or "", port=place.port or 0),)
 
     def write(self, name: str, text: str) -> None:
         place = self.root / name.lstrip("/")

@@ -84,8 +84,8 @@ def members(archive: bytes) -> Iterator[tuple[str, int]]:
     raise AssertionError("no end")
 
 
-def test_the_initial_file_system_has_a_first_program_and_modules(root: Path) -> None:
-    assert root
+@pytest.mark.usefixtures("root")
+def test_the_initial_file_system_has_a_first_program_and_modules() -> None:
     found = dict(members((IMAGE / "initrd").read_bytes()))
     files = sorted(name for name, mode in found.items() if not stat.S_ISDIR(mode))
     assert files[0] == "init"
@@ -93,8 +93,8 @@ def test_the_initial_file_system_has_a_first_program_and_modules(root: Path) -> 
     assert len(files) > 5
 
 
-def test_the_command_line_gives_the_host_no_say(root: Path) -> None:
-    assert root
+@pytest.mark.usefixtures("root")
+def test_the_command_line_gives_the_host_no_say() -> None:
     words = (IMAGE / "cmdline").read_text().split()
     assert words[: len(CMDLINE_WORDS)] == list(CMDLINE_WORDS)
     assert [word.partition("=")[0] for word in words[len(CMDLINE_WORDS) :]] == ["roothash", "rootblocks"]

@@ -193,7 +193,9 @@ def test_a_service_that_is_not_there_ends_the_connection() -> None:
     near, guest = socket.socketpair()
     with near, guest:
         words = [sys.executable, "-I", str(OUTLET_PROGRAM), "127.0.0.1", str(port)]
-        done = subprocess.run(words, stdin=near, stdout=near, stderr=near, check=False, timeout=30)
+        done = subprocess.run(
+            words, stdin=near.fileno(), stdout=near.fileno(), stderr=near.fileno(), check=False, timeout=30
+        )
         near.close()
         assert done.returncode == 1
         assert guest.recv(100) == b"", "no word of ours in the guest's connection"
