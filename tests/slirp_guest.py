@@ -22,7 +22,7 @@ WINDOW = 65535
 
 def _sum(data: bytes) -> int:
     """Give the Internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(data) // 2 + len(data) % 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{len(data) // 2 + len(data) % 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
