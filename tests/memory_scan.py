@@ -123,8 +123,9 @@ class Rig:
             now=lambda: self.now,
         )
 
-    def put(self, job_id: int, text: str, *, tenant: bytes = b"", tokens: int = 8) -> None:
+    def put(self, job_id: int, text: str, *, tenant: bytes = b"", tokens: int = 8, **more: object) -> None:
         body = {"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0}
+        body |= more
         request = read_request("/v1/chat/completions", json.dumps(body).encode(), model="m")
         plan = make_plan(request, self.maker, self.grammars, context=256, n_vocab=self.model.n_vocab, most=1000)
         run = Run(job_id=job_id, tenant=tenant, deadline=self.now + 1000, plan=plan)
@@ -138,10 +139,12 @@ class Rig:
             self.lane.drain()
         return events
 
-    def finish(self, job_id: int) -> None:
+    def finish(self, job_id: int) -> list[EngineEvent]:
+        events: list[EngineEvent] = []
         for _ in range(300):
-            if any(event.job_id == job_id and event.kind == "finished" for event in self.steps(1)):
-                return
+            events += self.steps(1)
+            if any(event.job_id == job_id and event.kind == "finished" for event in events):
+                return events
         raise AssertionError("the run does not end")
 
 
@@ -173,6 +176,15 @@ def main(path: str) -> dict[str, int]:
     rig.lane.prepare([])
     rig.lane.drain()
     seen["kept too long"] = scanner.count()
+    # Choices share a prompt by copies, and every copy goes.
+    rig.put(4, "Three choices of an answer to a question that is read once.", tokens=200, n=3)
+    rig.steps(4)
+    scanner.choose(rig.context, 1)  # the first one is a token ahead of the others
+    seen["shared"] = scanner.count()
+    rig.lane.cancel(4, [])
+    rig.put(5, "Count to one hundred, please.", tokens=200)
+    rig.steps(1)
+    seen["shared no more"] = scanner.count()
     rig.context.free()
     rig.model.free()
     rig.grammars.close()

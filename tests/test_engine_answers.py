@@ -16,10 +16,14 @@ from attestation.exchange import ChoiceEnd, Delta, Item, Start, Usage
 from client.openai_shapes import CHAT as CHAT_PATH
 from client.openai_shapes import COMPLETIONS, Shaper
 from enclave.engine.batch import Batch
+from enclave.engine.plan import Plan
+from enclave.engine.sampling import Sampling
 from enclave.engine.stops import TextOut
+from enclave.engine.stream import ChoiceStream
 from enclave.engine.toolcalls import CallReader
 from enclave.seams import EngineEvent
 from tests.engine_rig import TEXT, Jobs, chat, shared_engine
+from tests.small_model import NAME
 
 PERSON = {
     "type": "object",
@@ -230,13 +234,42 @@ def test_a_batch_of_other_sequences_is_no_step_on() -> None:
     batch.add(0, 11, 7)
     batch.add(2, 12, 9)
     first = batch.struct()
-    again = batch.advance([21, 22])
+    for at, (token, position) in enumerate([(21, 8), (22, 10)]):
+        batch.tokens[at], batch.positions[at] = token, position
+    again = batch.advance(2)
     assert [list(again.token[:2]), list(again.pos[:2]), again.n_tokens] == [[21, 22], [8, 10], 2]
     assert again is first
     assert [again.seq_id[at][0] for at in range(2)] == [0, 2]
-    for other in ([21], [21, 22, 23]):
+    for other in (1, 3):
         with pytest.raises(ValueError, match="not the batch of before"):
             batch.advance(other)
+
+
+@pytest.mark.parametrize("echo", [b"", b"Before: "])
+@pytest.mark.parametrize("text", ["plain words only", "Grüße 🙂 und mehr 🙂", "🙂", "in the end <|im_end|>"])
+def test_the_short_way_says_what_the_long_way_says(jobs: Jobs, text: str, echo: bytes) -> None:
+    model = jobs.engine._served[NAME].model
+    ids = model.tokenize(text.encode(), special=True)
+    short: list[int] = []
+
+    def said(watch: tuple[bytes, ...], limit: int) -> list[tuple[str, str, tuple[int, ...], str]]:
+        plan = Plan(chat=False, prompt=(1,), choices=1, limit=limit, stops=watch, sampling=Sampling(), logprobs=None,
+                    echo=echo, params={})  # fmt: skip
+        stream, events = ChoiceStream(1, 0, plan, model), list[EngineEvent]()
+        for token in ids:
+            if stream.say(token, events):
+                short.append(token)
+            else:
+                over = stream.push(token)
+                stream.take(events)
+                if over:
+                    break
+        return [(event.kind, event.text.decode(), event.tokens, event.finish) for event in events]
+
+    for limit in (len(ids), len(ids) - 1 or 1, len(ids) + 5):
+        assert said((), limit) == said((b"\0\0",), limit) == said((), limit)
+    assert set(short) <= {token for token in ids if model.piece(token).isascii()} - model.ends
+    assert bool(short) == (text != "🙂"), "the control: it is taken where it can be"
 
 
 def test_what_could_become_a_stop_comes_out_at_the_end() -> None:

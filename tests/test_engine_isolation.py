@@ -132,4 +132,6 @@ def test_no_kv_byte_is_left_behind() -> None:
         "drained": 0,
         "kept": 1,
         "kept too long": 0,
+        "shared": 3,
+        "shared no more": 0,
     }

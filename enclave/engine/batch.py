@@ -32,6 +32,8 @@ class Batch:
         struct.seq_id = ctypes.cast(self._seq.ctypes.data, ctypes.POINTER(ctypes.POINTER(lc.llama_seq_id)))
         struct.logits = ctypes.cast(self._output.ctypes.data, ctypes.POINTER(ctypes.c_int8))
         self._struct = struct
+        # Written one by one, past numpy, whose way to sixteen numbers is long when the processor's caches are empty.
+        self.tokens, self.positions = self._token.data, self._pos.data
         self.clear()
 
     def clear(self) -> None:
@@ -61,13 +63,10 @@ class Batch:
         self._outputs += [0] * (count - 1) + [int(output)]
         return len(self._tokens) - 1
 
-    def advance(self, tokens: Sequence[int]) -> Handle:
-        """Give the last batch again, one position on and with other `tokens`: one for each that it had."""
-        size = len(self._tokens)
-        if len(tokens) != size:
+    def advance(self, size: int) -> Handle:
+        """Give the last batch again, whose `tokens` and `positions`, `size` of each, the caller has written anew."""
+        if size != self._struct.n_tokens:
             raise ValueError("not the batch of before")
-        self._token[:size] = tokens
-        self._pos[:size] += 1
         return self._struct
 
     def struct(self) -> Handle:

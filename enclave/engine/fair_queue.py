@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -28,6 +29,7 @@ class FairQueue(Generic[Item]):
         self._tenants: OrderedDict[bytes, list[_Entry[Item]]] = OrderedDict()
         self._where: dict[int, bytes] = {}
         self._number = 0
+        self.earliest = math.inf  # no deadline in the queue is before this; a lower bound between two `expired`
 
     def __len__(self) -> int:
         return len(self._where)
@@ -44,6 +46,7 @@ class FairQueue(Generic[Item]):
         heapq.heappush(waiting, _Entry(deadline, self._number, key, item))
         self._tenants[tenant] = waiting
         self._where[key] = tenant
+        self.earliest = min(self.earliest, deadline)
         return True
 
     def pop(self) -> Item | None:
@@ -74,4 +77,6 @@ class FairQueue(Generic[Item]):
     def expired(self, now: float) -> list[Item]:
         """Take out everything whose deadline has passed."""
         keys = [entry.key for waiting in self._tenants.values() for entry in waiting if entry.deadline <= now]
-        return [item for key in keys if (item := self.remove(key)) is not None]
+        late = [item for key in keys if (item := self.remove(key)) is not None]
+        self.earliest = min((waiting[0].deadline for waiting in self._tenants.values()), default=math.inf)
+        return late

@@ -7,6 +7,7 @@ still being read, in the order of the slots: llama.cpp computes neighbouring slo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Lane:
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
         self._dirty = False
+        self._due = math.inf  # no run in the slots is late before this; a lower bound between two `_expire`
         self.queue = queue
         self.speed = speed
         self.reading: int | None = None  # the job whose prompt the running decode reads
@@ -114,8 +116,11 @@ class Lane:
 
     def prepare(self, events: list[EngineEvent]) -> None:
         """Move between queue and slots: the only part of a step that touches the queue."""
-        self._expire(events)
-        self._admit(events)
+        now = self._now()
+        if now >= self._due or now >= self.queue.earliest or now >= self._slots.due:
+            self._expire(now, events)
+        if self.queue or self._halfway is not None:
+            self._admit(events)
 
     def warm_up(self) -> None:
         """Compute once, so that the first request pays for nothing but itself."""
@@ -144,6 +149,8 @@ class Lane:
             return
         for sequence in self._again or list(self._active):
             if sequence.index >= 0:
+                if sequence.next_token < 0:
+                    self._share(sequence)
                 self._take_token(sequence, events)
         self.speed.note(prompt, decoded, time.perf_counter() - began)
 
@@ -167,12 +174,12 @@ class Lane:
         self._slots.expire(everything=True)
         self.drain()
 
-    def _expire(self, events: list[EngineEvent]) -> None:
-        now = self._now()
+    def _expire(self, now: float, events: list[EngineEvent]) -> None:
         self._slots.expire()
         late = [run for run in self._runs.values() if run.deadline <= now]
         for run in late:
             self._drop(run)
+        self._due = min((run.deadline for run in self._runs.values()), default=math.inf)
         late += self.queue.expired(now)
         events.extend(EngineEvent(job_id=run.job_id, kind=EventKind.FAILED, code="deadline") for run in late)
 
@@ -193,6 +200,9 @@ class Lane:
             try:
                 self._active.append(self._begin(run, choice, slot, cached))
                 self._again = []
+                elder = next(other for other in self._active if other.run is run)
+                if elder.next_token >= 0:
+                    self._share(elder)
             except ValueError:  # a grammar that the child compiled and we cannot: this run's fault alone
                 self._slots.give_back(slot, b"", ())
                 self._drop(run)
@@ -211,6 +221,7 @@ class Lane:
         run.started = True
         run.open = run.waiting = run.plan.choices
         self._runs[run.job_id] = run
+        self._due = min(self._due, run.deadline)
         events.append(
             EngineEvent(
                 job_id=run.job_id,
@@ -231,10 +242,11 @@ class Lane:
         share: dict[int, int] = {}
         self.reading = None
         for sequence in self._active:
-            if budget and sequence.next_token < 0:
+            if budget and sequence.next_token < 0 and not self._waits(sequence):
                 size = min(budget, len(sequence.run.plan.prompt) - sequence.past)
                 share[sequence.slot] = size
-                budget -= size
+                # Where nobody answers yet the first prompt is read alone, for its answer begins with it.
+                budget = budget - size if decoding else 0
                 self.reading = sequence.run.job_id
         ordered = sorted(self._active, key=_by_slot)
         self._again = ordered if decoding == len(ordered) else []
@@ -256,12 +268,33 @@ class Lane:
             sequence.past = end
         return sum(share.values()), decoding
 
+    def _waits(self, sequence: Sequence) -> bool:
+        """Whether an earlier choice of its run is reading the prompt, of which this one gets a copy when it is read."""
+        run = sequence.run
+        if run.plan.choices == 1 or self._model.recurrent:
+            return False
+        elder = next(other for other in self._active if other.run is run)
+        return elder is not sequence and elder.past < len(run.plan.prompt)
+
+    def _share(self, elder: Sequence) -> None:
+        """Give the other choices of a run the prompt that `elder` has read, but for the token before the answer."""
+        run = elder.run
+        last = len(run.plan.prompt) - 1
+        if run.plan.choices == 1 or self._model.recurrent or not self._context.holds(elder.slot, last):
+            return  # a sliding window may have lost the beginning
+        for sequence in self._active:
+            if sequence.run is run and sequence.past < last:
+                self._context.share(elder.slot, sequence.slot, last)
+                sequence.past = last
+
     def _advance(self) -> Handle:
         """Give the batch of a step like the one before: everybody's next token, one position on."""
-        for sequence in self._again:
-            sequence.mark = sequence.past
+        tokens, positions = self._batch.tokens, self._batch.positions
+        for at, sequence in enumerate(self._again):
+            tokens[at] = sequence.next_token
+            positions[at] = sequence.mark = sequence.past
             sequence.past += 1
-        return self._batch.advance([sequence.next_token for sequence in self._again])
+        return self._batch.advance(len(self._again))
 
     def _roll_back(self) -> None:
         """After an abort or a full cache: forget what the batch may have written, and try again next step."""
@@ -277,6 +310,8 @@ class Lane:
             over = sequence.stream.end(FinishReason.LENGTH)
         else:
             sequence.next_token = token
+            if sequence.stream.say(token, events):
+                return
             read = sequence.run.plan.logprobs is not None
             over = sequence.stream.push(token, self._logprobs(sequence, token) if read else None)
         sequence.stream.take(events)

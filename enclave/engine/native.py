@@ -91,6 +91,7 @@ class NativeModel:
         self.ends = frozenset(t for t in tokens if lc.llama_vocab_is_eog(self._vocab, t))
         self.controls = frozenset(t for t in tokens if lc.llama_vocab_is_control(self._vocab, t))
         self._pieces: dict[int, bytes] = {}
+        self.plain: dict[int, bytes] = {}  # those seen so far that are ASCII, not empty, and end nothing
         self.longest = max(len(self.text_of(token)) for token in tokens)  # bytes of one token, at most
 
     @property
@@ -118,6 +119,8 @@ class NativeModel:
         found = self._pieces.get(token)
         if found is None:
             found = self._pieces[token] = self.text_of(token, special=False)
+            if found and found.isascii() and token not in self.ends:
+                self.plain[token] = found
         return found
 
     def text_of(self, token: int, *, special: bool = True) -> bytes:
@@ -148,9 +151,8 @@ class NativeModel:
 # Python must not be called there.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, lc.ggml_abort_callback)
 _logits_ith = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(("llama_get_logits_ith", _LIBRARY))
-_sampled_ith = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)(
-    ("llama_get_sampled_token_ith", _LIBRARY)
-)
+# The token that the sampler in the graph of a context's handle chose for a token of the batch; negative for none.
+sampled = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)(("llama_get_sampled_token_ith", _LIBRARY))
 _embeddings_seq = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ("llama_get_embeddings_seq", _LIBRARY)
 )
@@ -224,11 +226,6 @@ class NativeContext:
         memory: Handle = (ctypes.c_float * self._model.n_vocab).from_address(address)
         return np.frombuffer(memory, dtype=np.float32)
 
-    def sampled(self, index: int) -> int:
-        """Give the token that the sampler in the graph chose for the batch's token `index`; negative for none."""
-        token: int = _sampled_ith(self.handle, index)
-        return token
-
     def attach(self, slot: int, chain: Handle) -> bool:
         """Let `chain` sample inside the graph for `slot`; None detaches. The caller keeps the chain alive."""
         self._mine()
@@ -261,6 +258,15 @@ class NativeContext:
         self.forget(slot)
         if not self._model.recurrent:
             lc.llama_memory_seq_cp(self.memory, blank, slot, -1, -1)
+
+    def share(self, source: int, slot: int, length: int) -> None:
+        """Give `slot` the first `length` positions that `source` holds, in place of all that it held.
+
+        Whole streams are copied here too, before the next batch; what lies beyond is cut off, and lies there.
+        """
+        self._mine()
+        lc.llama_memory_seq_cp(self.memory, source, slot, -1, -1)
+        self.forget(slot, length)
 
     def wipe(self) -> None:
         """Zero the KV bytes of every sequence."""

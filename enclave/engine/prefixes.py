@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Slots:
         self._now = now
         self._empty = list(range(count))
         self._kept: dict[int, _Kept] = {}  # the least recently used first
+        self.due = math.inf  # nothing kept must go before this; a lower bound between two `expire`
 
     @property
     def free(self) -> int:
@@ -98,7 +100,9 @@ class Slots:
         """Take a slot back that holds `tokens`: keep it for its tenant, or overwrite it."""
         tags = prefix_tags(secret, tokens) if secret and self._reuse else []
         if tags:
-            self._kept[slot] = _Kept(tags=tags, until=self._now() + KEEP_SECONDS)
+            until = self._now() + KEEP_SECONDS
+            self._kept[slot] = _Kept(tags=tags, until=until)
+            self.due = min(self.due, until)
             return
         self._context.overwrite(slot, self._blank)
         self._empty.append(slot)
@@ -110,3 +114,4 @@ class Slots:
             del self._kept[slot]
             self._context.overwrite(slot, self._blank)
             self._empty.append(slot)
+        self.due = min((kept.until for kept in self._kept.values()), default=math.inf)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from llama_cpp import llama_cpp as lc
 
-from .native import Handle, Logits, NativeContext, NativeModel
+from .native import Handle, Logits, NativeContext, NativeModel, sampled
 
 PENALTY_WINDOW = 64
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
@@ -138,8 +138,10 @@ class Sampler:
 
     def sample(self, context: NativeContext, index: int) -> int:
         """Choose from the batch's token `index`, and remember the choice. Raises GrammarDeadEnd."""
-        if self._context is not None and (token := context.sampled(index)) >= 0:
-            return token
+        if self._context is not None:
+            token: int = sampled(context.handle, index)
+            if token >= 0:
+                return token
         if self._grammar is None:
             return int(lc.llama_sampler_sample(self._chain, context.handle, index))
         return self._constrained(context.logits(index))

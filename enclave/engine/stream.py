@@ -36,6 +36,9 @@ class ChoiceStream:
         self._logprobs: list[TokenLogprobs] = []
         self._tail = b""
         self._thinking = plan.thinking
+        watched = plan.stops or plan.functions or plan.reasons or plan.logprobs is not None
+        self._plain = {} if watched else model.plain
+        self._last = plan.limit - 1
         self.ids: list[int] = []
         self.reasoning = 0
         self.finish: FinishReason | None = None
@@ -44,6 +47,20 @@ class ChoiceStream:
     def count(self) -> int:
         """How many tokens were sampled."""
         return len(self.ids)
+
+    def say(self, token: int, events: list[EngineEvent]) -> bool:
+        """Say one token the short way: whole characters, of a choice in which nothing is looked for, and not its last.
+
+        False for every other, which `push` takes. Nearly all are said here, by few steps and touching little memory:
+        after each decode the processor's caches are empty.
+        """
+        piece = self._plain.get(token)
+        ids = self.ids
+        if piece is None or self._fresh or self._text or len(ids) >= self._last:
+            return False
+        ids.append(token)
+        events.append(EngineEvent(job_id=self._job_id, kind=_DELTA, choice=self._choice, text=piece, tokens=(token,)))
+        return True
 
     def push(self, token: int, logprobs: TokenLogprobs | None = None) -> bool:
         """Take one sampled token; True when the choice is over."""
