@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, NoReturn
@@ -14,7 +13,7 @@ from .errors import Malformed
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 20  # 64-bit integers
-MAX_RECURSION: Final = 4096  # of the decoder, before the nesting is judged: 1 MiB of its stack
+MAX_OPENED: Final = 4096  # brackets that the decoder may meet before the nesting is judged: 1 MiB of its stack
 _STRING: Final = re.compile(rb'"[^"]*"')
 _TELLING: Final = b'[]{}"'  # what nesting can be read from, once escaped quotes are gone
 _OTHERS: Final = bytes(set(range(256)) - set(_TELLING))
@@ -47,8 +46,7 @@ def loads(data: bytes, *, limit: int, what: str, each: Callable[[Pairs], object]
     if len(data) > limit:
         raise Malformed("JsonInvalid", what, want=f"at most {limit} bytes", got=len(data))
     # A document with escapes holds few, long strings, whose brackets are cheaper to tell from its own once it is read.
-    # Until then Python bounds the decoder's recursion, unless the program has raised that limit.
-    later = b"\\" in data and sys.getrecursionlimit() <= MAX_RECURSION
+    later = b"\\" in data and data.count(b"[") + data.count(b"{") <= MAX_OPENED
     if not later:
         _require_shallow(data, what)
     try:

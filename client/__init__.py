@@ -7,14 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .attested import Attested, wall_clock
+    from .attested import Attested
+    from .clock import wall_clock
     from .errors import ClientError, Declined, RunOutcomeUnknown, Unreachable, UsageFault
     from .remote import RemoteEnclave, Reply
     from .transport import BASE_URL, AsyncSealedTransport, SealedTransport
 
 _HOME = {
     "Attested": "attested",
-    "wall_clock": "attested",
+    "wall_clock": "clock",
     "ClientError": "errors",
     "Declined": "errors",
     "RunOutcomeUnknown": "errors",

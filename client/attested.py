@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from typing import Final
@@ -37,11 +37,6 @@ ATTEST_PATH = "/v1/sericin/attest"
 LIVE_PATH = "/v1/sericin/live"
 TIMEOUT: Final = 60.0  # seconds of silence from the server
 Now = Callable[[], datetime]
-
-
-def wall_clock() -> datetime:
-    """Give the client's own time: the one place where it reads the clock for verification."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
+from attestation import strict_json
 from attestation.errors import Malformed
-from attestation.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_RECURSION, loads
+from attestation.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_OPENED, loads
 
 ESCAPE = r'"\"[{"'
 
@@ -25,11 +24,11 @@ def nested(depth: int, inner: str = "") -> str:
     return '[{"a":' * (depth // 2) + "[" * (depth % 2) + inner + "]" * (depth % 2) + "}]" * (depth // 2)
 
 
-@pytest.fixture(params=["a limit of Python", "a raised limit"], autouse=True)
-def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["few brackets", "many"], autouse=True)
+def brackets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each test run both ways in which nesting is judged."""
-    if request.param == "a raised limit":
-        monkeypatch.setattr(sys, "getrecursionlimit", lambda: MAX_RECURSION + 1)
+    if request.param == "many":
+        monkeypatch.setattr(strict_json, "MAX_OPENED", 0)
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH - 2, MAX_DEPTH - 1, MAX_DEPTH])
@@ -39,7 +38,7 @@ def test_nesting_up_to_the_bound_is_read_whatever_strings_hold(depth: int) -> No
         assert code(f"[{ESCAPE},{nested(depth - 1, inner)},{inner}]") is None
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, MAX_DEPTH + 2, 500, 2000, MAX_RECURSION, MAX_RECURSION * 4])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, MAX_DEPTH + 2, 500, 2000, MAX_OPENED, MAX_OPENED * 4])
 def test_nesting_beyond_the_bound_is_refused_whatever_strings_hold(depth: int) -> None:
     for inner in ("1", ESCAPE, r'"\\"', "[]", "{}"):
         assert code(nested(depth, inner)) == "JsonInvalid"

@@ -135,7 +135,7 @@ def test_a_report_of_the_quoting_enclave_is_384_bytes() -> None:
 
 
 def fields(**values: Any) -> Fields:
-    return Fields(values, "doc", code=CODE, required=list(values))
+    return Fields(values, "doc", code=CODE, required=tuple(values))
 
 
 READS: list[tuple[str, Callable[[Fields], object], list[Any], list[Any]]] = [  # what fits, what does not

@@ -12,7 +12,7 @@ import click
 
 from attestation.window import rfc3339
 
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..ledger_file import KeyChain, read_chains
 from ..ledger_source import opened_ledger
 from ..output import console, print_json, reports_errors

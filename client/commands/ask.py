@@ -12,7 +12,8 @@ import click
 from attestation.errors import AttestationError
 from attestation.exchange import Delta
 
-from ..attested import Attested, connector, wall_clock
+from ..attested import Attested, connector
+from ..clock import wall_clock
 from ..dossier import dossier_bytes
 from ..errors import UsageFault
 from ..exchange import Run, RunRequest

@@ -12,8 +12,8 @@ from attestation.dossier import MAX_DOSSIER
 from attestation.ton.trustpath import MAX_PATH, TrustPath
 
 from ..anchored import ANCHORED, TonTrust
-from ..attested import wall_clock
 from ..audit import Audit, audit
+from ..clock import wall_clock
 from ..errors import UsageFault
 from ..output import confidentiality_line, console, parse_time, print_json, read_file, reports_errors, show_findings
 from ..replay import NOT_RECOUNTED, Replay, replay

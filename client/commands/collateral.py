@@ -13,7 +13,7 @@ from rich.console import Console
 
 from attestation.trust.intel import INTEL_ANCHOR
 
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..endorsements import find_or_fetch
 from ..output import print_json, reports_errors, write_file
 from ..pcs import INTEL_PCS, PcsClient, model_of

@@ -15,7 +15,7 @@ from attestation.gpu.verify import VerifiedGpuSet, verify_set
 from attestation.roots import used_roots
 from attestation.trust.nvidia import NVIDIA_ANCHOR
 
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..errors import UsageFault
 from ..gpu_report import (
     device_json,

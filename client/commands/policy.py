@@ -14,7 +14,7 @@ from attestation.policy import MAX_POLICY, Policy
 from attestation.strict_json import loads
 
 from ..acpi_qtest import acpi_digests
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..errors import UsageFault
 from ..measuring import measured_in, parse_key, read_shape
 from ..output import console, print_json, read_file, reports_errors, write_file

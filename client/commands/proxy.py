@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 from aiohttp import web
 
-from ..attested import connector, wall_clock
+from ..attested import connector
+from ..clock import wall_clock
 from ..errors import UsageFault
 from ..memory import ReceiptMemory
 from ..output import confidentiality_line, console, print_json, reports_errors

@@ -11,7 +11,7 @@ import click
 from attestation.tdx.eventlog import MAX_LOG
 from attestation.tdx.quote import Quote
 
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..ear import ear
 from ..errors import UsageFault
 from ..measuring import Measured, measure, read_acpi_file, read_shape

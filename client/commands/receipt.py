@@ -15,7 +15,7 @@ from attestation.receipt import MACHINE_CODES, SignedReceipt
 from attestation.verdict import Verdict
 from attestation.verify import verify_evidence
 
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..errors import UsageFault
 from ..ledger_source import opened_ledger
 from ..output import (

@@ -13,7 +13,7 @@ from rich.table import Table
 from attestation.ton.registry import Listing
 from attestation.window import rfc3339
 
-from ..attested import wall_clock
+from ..clock import wall_clock
 from ..output import console, parse_time, print_json, reports_errors
 from ..settings import state_dir
 from ..ton.amounts import gram

@@ -9,7 +9,8 @@ import click
 
 from attestation.window import rfc3339
 
-from ..attested import Attested, connector, wall_clock
+from ..attested import Attested, connector
+from ..clock import wall_clock
 from ..output import confidentiality_line, console, print_json, reports_errors, show_findings
 from ..settings import choose_policy
 from .collateral import pccs_option
