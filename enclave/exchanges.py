@@ -218,6 +218,8 @@ def _take(floor: Floor, reply: Reply, live: LiveJob, event: EngineEvent) -> bool
     """Put one event into the answer; True when it was the last one. Raises _RunFailed."""
     if event.kind is EventKind.FAILED:
         raise _RunFailed(event.code or "engine_failed", Status.FAILED)
+    if event.kind is EventKind.FINISHED and not reply.started:
+        raise _RunFailed("engine_failed", Status.FAILED)  # cancelled in the queue, while its client still waits
     try:
         if reply.push(event, wall_now=floor.clock.wall()):
             floor.pump.cancel(live.job_id)

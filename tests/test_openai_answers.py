@@ -12,6 +12,7 @@ import base64
 import http.client
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from tests.engine_rig import embedding_config, small_config
 from tests.served import Served, served
 from tests.small_model import NAME
 from tests.test_proxy import Running
-from tests.test_python_api import remote
+from tests.test_python_api import eventually, remote
 
 EMBED = "embed"
 OURS = {"sericin"}  # the one field that is not OpenAI's, of whole objects
@@ -241,6 +242,21 @@ async def test_many_at_once_and_each_its_own_answer(enclave: Served) -> None:
 
             together = await asyncio.gather(*(one(number) for number in range(3)))
             assert together == [await one(number) for number in range(3)]
+
+
+def test_a_run_that_is_cancelled_in_the_queue_is_a_refusal(enclave: Served, caller: openai.OpenAI) -> None:
+    pump = enclave.floor.pump
+    body: dict[str, Any] = {"model": NAME, "messages": ASKED, "max_tokens": 400, "temperature": 0, "stream": True}
+    running = [caller.chat.completions.create(**body, extra_body={"logit_bias": {"2": -100}}) for _ in range(4)]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: list(caller.chat.completions.create(**body)))
+        eventually(lambda: enclave.call(lambda: pump.live) == 5)
+        enclave.call(lambda: pump.cancel(max(pump._jobs)))
+        with pytest.raises(openai.InternalServerError) as refused:
+            waiting.result(20)
+    assert (refused.value.code, refused.value.status_code) == ("engine_failed", 502)
+    for stream in running:
+        stream.close()
 
 
 def test_a_stream_that_breaks_off_is_the_packages_error(enclave: Served) -> None:
