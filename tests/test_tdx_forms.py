@@ -35,6 +35,19 @@ def test_a_module_has_a_level_and_a_quoting_enclave_may_have_none() -> None:
     assert parse("qe_identity", document("qe_identity") | {"tcbLevels": []}).levels == ()
 
 
+@pytest.mark.parametrize(
+    "name", ["TDX_\ufb00", "TDX_\uff11\uff12", "T\u00d0X_01", "TDX_1", "TDX_0G", "TDX-01", "TDX_001"]
+)
+def test_a_module_s_id_is_three_letters_and_two_hex_digits_in_either_case(name: str) -> None:
+    info = document("tcb_info")
+    module = info["tdxModuleIdentities"][0]
+    for good in ("TDX_0F", "tdx_0f", "TdX_0f"):
+        module["id"] = good
+        assert parse("tcb_info", info).modules[0].id == "TDX_0F"
+    module["id"] = name
+    assert code_of(lambda: parse("tcb_info", info)) == "TcbInfoInvalid"
+
+
 @pytest.mark.parametrize("text", ["zzzzzzzz", "00" * (MAX_CRL + 1), "0" * 7, 5])
 def test_a_crl_that_is_no_hex_or_too_long_is_refused_as_a_document(text: object) -> None:
     given = json.loads(Case.new(1).build().text)

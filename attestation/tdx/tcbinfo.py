@@ -25,7 +25,7 @@ _NAMES: Final = (
 _TUPLES: Final = {tuple}
 _LEVEL: Final = ("tcb", "tcbDate", "tcbStatus")
 _ADVISORIES: Final = ("advisoryIDs",)
-_MODULE: Final = re.compile(r"TDX_[0-9A-F]{2}")
+_MODULE: Final = re.compile(r"[Tt][Dd][Xx]_[0-9A-Fa-f]{2}")  # upper() would make letters of others
 _CODE: Final = "TcbInfoInvalid"
 _UNSUPPORTED: Final = "TcbInfoUnsupported"
 
@@ -224,10 +224,10 @@ def _base_module(value: object) -> ModuleIdentity:
 def _identity(value: object, where: str) -> ModuleIdentity:
     required = ("id", "mrsigner", "attributes", "attributesMask", "tcbLevels")
     f = Fields(value, where, code=_CODE, required=required)
-    name = f.text("id").upper()
+    name = f.text("id")
     if not _MODULE.fullmatch(name):
         raise f.refuse("id", want="TDX_ and two hex digits", got=name)
-    return _module(f, name, read_svn_levels(f, code=_CODE, least=1, most=255))
+    return _module(f, name.upper(), read_svn_levels(f, code=_CODE, least=1, most=255))
 
 
 def _module(f: Fields, name: str, levels: tuple[SvnLevel, ...]) -> ModuleIdentity:
