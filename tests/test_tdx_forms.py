@@ -12,6 +12,7 @@ from attestation.tdx.collateral import Collateral
 from attestation.tdx.crl import MAX_CRL
 from attestation.tdx.eventlog import parse_event_log
 from attestation.tdx.memory import Memory
+from attestation.tdx.tcbinfo import TcbInfo
 from tests.tdx_cases import NOW, Case
 from tests.test_tdx_eventlog import SPEC, binary
 from tests.test_tdx_limits import code_of, document, parse
@@ -23,6 +24,67 @@ def test_a_component_of_another_form_is_refused_by_either_way_of_reading_it(extr
     info = document("tcb_info")
     info["tcbLevels"][0]["tcb"]["sgxtcbcomponents"][0] = {"svn": 1} | extra
     assert code_of(lambda: parse("tcb_info", info)) == "TcbInfoInvalid"
+
+
+ORDERS = [
+    {"svn": 7, "category": "BIOS", "type": "Late Microcode"},
+    {"type": "Late Microcode", "svn": 7, "category": "BIOS"},
+    {"svn": 7, "type": "Late Microcode"},
+]
+
+
+@pytest.mark.parametrize("component", [*ORDERS, {"svn": 7}, {"svn": 7, "category": "BIOS"}, ORDERS[0] | {"note": {}}])
+def test_a_component_says_the_same_in_any_order_of_its_fields(component: dict[str, Any]) -> None:
+    info = document("tcb_info")
+    usual = parse("tcb_info", info).levels[0]
+    for name, at, first in (("sgxtcbcomponents", 0, 0), ("sgxtcbcomponents", 15, 0), ("tdxtcbcomponents", 9, 16)):
+        changed = document("tcb_info")
+        changed["tcbLevels"][0]["tcb"][name][at] = component
+        level = parse("tcb_info", changed).levels[0]
+        kinds = list(usual.kinds)
+        kinds[first + at] = str(component.get("type") or component.get("category") or "")
+        assert (level.sgx if first == 0 else level.tdx)[at] == 7
+        assert level.kinds == tuple(kinds)
+
+
+@pytest.mark.parametrize("value", [True, 7.0, "7", None, 256, -1, 2**70, [7], {"svn": 7}])
+@pytest.mark.parametrize("more", [{}, {"category": "BIOS", "type": "x"}])
+def test_a_component_s_svn_is_an_integer_of_one_byte(value: object, more: dict[str, str]) -> None:
+    info = document("tcb_info")
+    info["tcbLevels"][0]["tcb"]["tdxtcbcomponents"][3] = {"svn": value} | more
+    want = "JsonInvalid" if value == 2**70 else "TcbInfoInvalid"
+    assert code_of(lambda: parse("tcb_info", info)) == want
+
+
+def test_a_component_s_kind_is_a_short_text() -> None:
+    info = document("tcb_info")
+    for field in ("category", "type"):
+        component = {"svn": 7, "category": "BIOS", "type": "x"}
+        info["tcbLevels"][0]["tcb"]["tdxtcbcomponents"][3] = component
+        component[field] = "y" * 64
+        parse("tcb_info", info)
+        for wrong in ("y" * 65, 5, None, ["y"]):
+            info["tcbLevels"][0]["tcb"]["tdxtcbcomponents"][3] = component | {field: wrong}
+            assert code_of(lambda: parse("tcb_info", info)) == "TcbInfoInvalid"
+
+
+def test_what_looks_like_a_component_elsewhere_is_none() -> None:
+    for place in ("tdxModule", "tcbLevels", "tdxModuleIdentities", "fmspc"):
+        assert code_of(lambda place=place: parse("tcb_info", document("tcb_info") | {place: {"svn": 1}})) == (  # type: ignore[misc]
+            "TcbInfoInvalid"
+        )
+    info = document("tcb_info")
+    info["tcbLevels"][0] = {"svn": 1}
+    assert code_of(lambda: parse("tcb_info", info)) == "TcbInfoInvalid"
+    assert parse("tcb_info", document("tcb_info") | {"note": {"svn": 1}}).unknown_fields == {"note"}
+
+
+def test_a_component_that_says_something_twice_is_refused() -> None:
+    text = json.dumps(document("tcb_info"))
+    for good, twice in (('{"svn": 2}', '{"svn": 2, "svn": 2}'), ('"category": "BIOS"', '"svn": 2, "category": "BIOS"')):
+        assert good in text
+        bent = text.replace(good, twice, 1).encode()
+        assert code_of(lambda bent=bent: TcbInfo.parse(bent)) == "JsonDuplicateKey"  # type: ignore[misc]
 
 
 def test_a_module_has_a_level_and_a_quoting_enclave_may_have_none() -> None:
