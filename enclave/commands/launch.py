@@ -270,9 +270,15 @@ def health(name: str, run_dir: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"ok": True, "exit": 0, "name": name, **row}, indent=2, sort_keys=True))
         return
     said = row["said"]
-    for key, value in said.items() if isinstance(said, dict) else ():
+    for key, value in _lines(said if isinstance(said, dict) else {}):
         text = value if isinstance(value, str) else json.dumps(value)
         click.echo(f"{plain(key, 32):<16} {plain(text, MAX_SHOWN)}")
+
+
+def _lines(said: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """Give names and values, those of an object within (the ready line) under their own names."""
+    for key, value in said.items():
+        yield from value.items() if isinstance(value, dict) else [(key, value)]
 
 
 @command.command()
