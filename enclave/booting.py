@@ -169,8 +169,11 @@ def load_engine(config: EnclaveConfig, operator: OperatorDocument | None, clock:
             context=config.engine.n_ctx,
             queue_limit=config.limits.queue_length,
         )
-    from .engine.library import ModelConfig  # noqa: PLC0415
-    from .engine.llama import LlamaEngine  # noqa: PLC0415
+    try:
+        from .engine.library import ModelConfig  # noqa: PLC0415
+        from .engine.llama import LlamaEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise BootMismatch(f"{error.name} is missing: install sericin[enclave]") from error
     from .models.catalogue import model_folder  # noqa: PLC0415
 
     folder = Path(operator.model_dir) if operator is not None and operator.model_dir else model_folder()
