@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 from attestation.boot import ModelRecord
 from enclave.engine.library import ModelConfig, Weights
 from enclave.engine.llama import LlamaEngine
+from enclave.engine.measuring import instruction_set
+from enclave.engine.native import start
 from enclave.engine.selftest import EXACT, UNKNOWN, KnownAnswer, Measured, judge, known_answers, measure
 from enclave.models.refusal import ModelRefused
 from tests.engine_rig import CLOCK, shared_engine, small_config
@@ -64,6 +67,18 @@ def test_a_model_that_computes_something_else_must_not_run(measured: Measured, k
     with pytest.raises(ModelRefused) as refused:
         judge(measured, CONFIG, (known,))
     assert refused.value.code == "model_selftest"
+
+
+def test_the_build_never_takes_amx_and_its_peer_is_built_the_same_way() -> None:
+    """With gcc 12 that code crashes at its first decode, on every CPU that can run TDX."""
+    scripts = Path(__file__).parent.parent / "scripts"
+    words = [str(scripts / "build-llama"), "--flags"]
+    flags = subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+    assert "-DGGML_NATIVE=OFF" in flags
+    assert not [flag for flag in flags if "AMX" in flag]
+    start()
+    assert "AMX" not in instruction_set()
+    assert "$(scripts/build-llama --flags)" in (scripts / "build-llama-peer").read_text()
 
 
 def test_the_committed_answers_are_for_models_of_the_catalogue() -> None:
