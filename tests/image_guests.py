@@ -157,6 +157,12 @@ class Guest:
     def text(self) -> str:
         return self._console.read_bytes().decode("utf-8", "replace").replace("\r", "")
 
+    def type(self, keys: bytes) -> None:
+        """Type on the guest's console, as only its host can."""
+        assert self._machine.stdin is not None
+        self._machine.stdin.write(keys)
+        self._machine.stdin.flush()
+
     def wait_for(self, pattern: str) -> str:
         """Wait until the console shows a line; give it. Fails when the machine ends without it."""
         end = time.monotonic() + SECONDS
@@ -183,6 +189,7 @@ def guest(
     models: tuple[Path, ...] = (),
     config_id: bytes | None = None,
     firmware: bool = True,
+    ledger: Path | None = None,
 ) -> Iterator[Guest]:
     """Start a machine with this image and these documents.
 
@@ -191,15 +198,16 @@ def guest(
     """
     folder.mkdir()
     port = free_port()
+    disks = {"rootfs", "verity"} | ({"model"} if models else set()) | ({"ledger"} if ledger else set())
     plan = Plan(
         name="guest",
-        shape=shape(port, set(held) | {"rootfs", "verity"} | ({"model"} if models else set())),
+        shape=shape(port, set(held) | disks),
         manifest=image.manifest,
         image=image.folder,
         documents=held,
         models=models,
     )
-    places = Places(folder=folder, ledger=None)
+    places = Places(folder=folder, ledger=ledger)
     for name, data in held.items():
         places.document(name).write_bytes(data + bytes(-len(data) % 512))
     words = command_line(plan, places, program=QEMU)
@@ -214,7 +222,7 @@ def guest(
         with (
             console.open("wb") as out,
             subprocess.Popen(
-                [*words, "-no-reboot"], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+                [*words, "-no-reboot"], stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT
             ) as machine,
         ):
             try:

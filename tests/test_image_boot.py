@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from client.attested import Attested, attest
 from client.policy_making import from_simulator, printed
 from client.target import parse_target
 from enclave.image.model_disk import write_model_disk
+from enclave.launch.launching import make_disk
 from tests.forged import MODEL
 from tests.image_guests import (
     NEEDED,
@@ -45,6 +47,7 @@ from tests.image_guests import (
 
 IMAGE = Path(os.environ.get("SERICIN_IMAGE", ""))
 SERVES = r"sericin agent: serving \{.*\}"
+SECRET = "quitte mispel zwetschge"  # what nobody but the enclave and its client may ever see
 REFUSES = r"sericin agent: REFUSED (\w+): .*"
 
 
@@ -95,15 +98,23 @@ def attested(found: Guest, policy: Policy) -> Iterator[Attested]:
 
 
 def test_the_image_boots_and_a_client_accepts_it_and_gets_an_answer(emulated: Emulated, tmp_path: Path) -> None:
-    with guest(tmp_path / "guest", Copy(folder=emulated.image), emulated.held) as found:
+    ledger = tmp_path / "ledger"
+    make_disk(ledger, 1 << 20)
+    with guest(tmp_path / "guest", Copy(folder=emulated.image), emulated.held, ledger=ledger) as found:
         found.wait_for(SERVES)
+        found.type(b"\x0fh" + b"\x0fe" + b"\x0fc" + b"\x03\n")  # SysRq: help, end all, crash; and Ctrl-C
         with attested(found, emulated.policy) as client:
             assert client.verdict.accepted
             assert not client.verdict.confidential
             measured = Evidence.decode(client.evidence).firmware_log
         said = ask(found, emulated.policy_file)
+        assert "sysrq" not in found.text(), "the kernel does not even say that it is deaf"
+        wait_for_records(ledger)
     assert said["ok"]
     assert said["receipt"]
+    assert SECRET in said["text"], "this engine repeats what it was asked"
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):  # console, documents, TPM, ledger
+        assert SECRET.encode() not in path.read_bytes(), f"{path} has the question"
     predicted = prediction(emulated)
     logged = parse_event_log(measured)
     for register in range(3):
@@ -115,9 +126,17 @@ def test_the_image_boots_and_a_client_accepts_it_and_gets_an_answer(emulated: Em
     assert predicted.rtmr(2) is not None
 
 
+def wait_for_records(ledger: Path) -> None:
+    """Wait until the guest has brought its registration and its receipt to the disk, which it does every second."""
+    end = time.monotonic() + 60
+    while not all(word in ledger.read_bytes() for word in (b"registration", b"receipt")):
+        assert time.monotonic() < end, "the host has no receipt in its ledger"
+        time.sleep(0.2)
+
+
 def ask(found: Guest, policy: Path) -> dict[str, Any]:
     """Ask as a person does, and verify the receipt on the way."""
-    words = ["ask", f"https://127.0.0.1:{found.port}", "one two three", "--policy", str(policy), "--max-tokens", "8"]
+    words = ["ask", f"https://127.0.0.1:{found.port}", SECRET, "--policy", str(policy), "--max-tokens", "8"]
     result = CliRunner().invoke(cli, [*words, "--json"])
     assert result.exit_code == 0, result.output
     answer: dict[str, Any] = json.loads(result.stdout)
