@@ -198,14 +198,14 @@ def test_a_library_for_a_newer_debian_is_refused(needs: str, why: str, tmp_path:
     (tmp_path / "readelf").write_text(f"#!/bin/sh\nprintf '{told}\\n'\n")
     (tmp_path / "readelf").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    command = [ROOT / "scripts" / "build-llama", "--fits", tmp_path]
+    command = [str(ROOT / "scripts" / "build-llama"), "--fits", str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert (done.returncode, why in done.stderr) == (1 if why else 0, True), done.stderr
 
 
 def test_a_build_for_gpus_names_its_architecture_and_nothing_of_this_host() -> None:
     environment = {**os.environ, "SERICIN_CUDA": "90-real", "SERICIN_ISA": "avx2"}
-    command = [ROOT / "scripts" / "build-llama", "--flags"]
+    command = [str(ROOT / "scripts" / "build-llama"), "--flags"]
     said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.split()
     assert {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real", "-DGGML_CUDA_NCCL=OFF"} <= set(said)
     assert "-DGGML_NATIVE=OFF" in said
