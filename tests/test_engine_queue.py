@@ -167,11 +167,24 @@ def test_who_answers_goes_on_while_prompts_are_read_one_after_the_other(rig: Wat
     prompt = rig.prompt_of(2)
     assert 128 < prompt < 192
     assert [batch.get(1, 0) for batch in counts[:3]] == [64, 64, prompt - 128], "a portion of the oldest prompt"
-    rest = 192 - prompt
-    assert [batch.get(2, 0) for batch in counts[:5]] == [0, 0, rest, 64, 64], "then the next one's, in the same batch"
+    assert [batch.get(2, 0) for batch in counts[:5]] == [0, 0, 0, 64, 64], (
+        "then the next one's, not cut to fill a batch"
+    )
     for batch in rig.batches:
         assert sum(slot != 0 for slot, _ in batch) <= 64 + 2
         assert batch == sorted(batch), "neighbouring slots side by side"
+
+
+def test_short_prompts_are_read_together_as_far_as_whole_ones_fit(rig: Watched) -> None:
+    rig.put(1, "Count to one hundred.", tokens=200)
+    rig.steps(3)
+    rig.batches.clear()
+    rig.put(2, "Hello")
+    rig.put(3, "Hello " * 16)
+    rig.steps(2)
+    short, long = rig.prompt_of(2), rig.prompt_of(3)
+    assert long <= 64 < short + long
+    assert rig.counts()[:2] == [{0: 1, 1: short}, {0: 1, 1: 1, 2: long}]
 
 
 def test_a_prompt_alone_is_read_by_whole_micro_batches(rig: Watched) -> None:

@@ -243,7 +243,10 @@ class Lane:
         self.reading = None
         for sequence in self._active:
             if budget and sequence.next_token < 0 and not self._waits(sequence):
-                size = min(budget, len(sequence.run.plan.prompt) - sequence.past)
+                left = len(sequence.run.plan.prompt) - sequence.past
+                size = min(budget, left)
+                if share and size < left:
+                    break  # llama.cpp computes equal lengths together: a prompt cut to fill a batch is one more pass
                 share[sequence.slot] = size
                 # Where nobody answers yet the first prompt is read alone, for its answer begins with it.
                 budget = budget - size if decoding else 0
