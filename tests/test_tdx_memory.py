@@ -12,6 +12,7 @@ from attestation.errors import AttestationError, Untrusted
 from attestation.tdx.anchor import SIMULATED_NAMES, TdxTrustAnchor
 from attestation.tdx.collateral import Collateral
 from attestation.tdx.memory import Memory
+from attestation.tdx.quote import Quote
 from attestation.tdx.verify import VerifiedQuote, verify_quote
 from attestation.window import Window
 from tests.tdx_cases import NOW, Case, authority, other_world
@@ -31,6 +32,25 @@ def test_the_second_time_says_the_same() -> None:
     again = verified(case, memory)
     assert len(memory) == known > 0
     assert (again.tcb, again.window, again.quote_digest) == (first.tcb, first.window, first.quote_digest)
+
+
+def test_the_next_quote_of_a_known_platform_leaves_one_signature_to_verify() -> None:
+    case, memory = Case.new(3).build(), Memory()
+    first = Quote.parse(case.signed).auth
+    verified(case, memory)
+    known = len(memory)
+    case.quote.report.report_data = bytes(64)
+    case.signed = case.quote.sign()
+    again = Quote.parse(case.signed).auth
+    assert again.qe_report_signature == first.qe_report_signature, "a quoting enclave has its key certified once"
+    assert again.signature != first.signature
+    verified(case, memory)
+    assert len(memory) == known
+    case.quote.qe.isv_svn += 1
+    case.signed = case.quote.sign()
+    assert Quote.parse(case.signed).auth.qe_report_signature != first.qe_report_signature
+    verified(case, memory)
+    assert len(memory) == known + 1
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS + TCB_ROWS if r.code], ids=lambda r: r.name)

@@ -96,6 +96,7 @@ class QuotePlan:
     inner_extra: bytes = b""  # inside the quoting enclave's certification data
     outer_extra: bytes = b""  # inside the authentication data
     padding: bytes = b""  # after the quote
+    certified: list[tuple[ec.EllipticCurvePrivateKey, bytes, bytes]] = field(default_factory=list, repr=False)
 
     @classmethod
     def of(cls, ca: SimulatedCa, report: ReportPlan, *, version: int = 4) -> QuotePlan:
@@ -108,10 +109,19 @@ class QuotePlan:
         signed = self.header() + self.report.encode(self.body_type)
         key = self.attestation_key or raw_public(self.key.public_key())
         qe = self.qe.encode(key)
-        inner = qe + sign_raw(self.pck_key, qe) + _sized(self.qe.auth, 2)
+        inner = qe + self._certification(qe) + _sized(self.qe.auth, 2)
         inner += self.inner_type.to_bytes(2, "little") + _sized(self.chain, 4) + self.inner_extra
         auth = sign_raw(self.key, signed) + key + self.outer_type.to_bytes(2, "little") + _sized(inner, 4)
         return signed + _sized(auth + self.outer_extra, 4) + self.padding
+
+    def _certification(self, qe: bytes) -> bytes:
+        """Sign the quoting enclave's report once: Intel's keeps what certifies its key beside the key."""
+        for key, report, signature in self.certified:
+            if key is self.pck_key and report == qe:
+                return signature
+        signature = sign_raw(self.pck_key, qe)
+        self.certified[:] = [(self.pck_key, qe, signature)]
+        return signature
 
     def header(self) -> bytes:
         """Give the header, and in a quote v5 the body's descriptor."""
