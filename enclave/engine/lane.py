@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers: what does one model do in one step? Decode for everybody who is ready, then prefill whoever came first.
+"""Answers: what does one model do in one step? Decode for everybody who is ready, or prefill whoever came first.
 
-One llama_decode per step. A batch holds one token of every decoding sequence and the next piece of the oldest prompt
-still being read, in the order of the slots: llama.cpp computes neighbouring slots together and splits at holes.
+One llama_decode per step: one token of every decoding sequence, or the next piece of the oldest prompts still being
+read, and the two take turns. llama.cpp computes equal lengths of neighbouring slots together, so that a batch of both
+is two passes as well, of which the first reads one token of each prompt, and its new answers begin a pass later.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Lane:
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
         self._dirty = False
+        self._read = False  # whether the last batch was of prompts
         self._due = math.inf  # no run in the slots is late before this; a lower bound between two `_expire`
         self.queue = queue
         self.speed = speed
@@ -237,31 +239,22 @@ class Lane:
         """Compose the batch; give the number of prompt tokens and of decoded tokens in it."""
         batch = self._batch
         batch.clear()
-        decoding = sum(sequence.next_token >= 0 for sequence in self._active)
-        budget = self._chunk if decoding else self._ubatch
-        share: dict[int, int] = {}
         self.reading = None
-        for sequence in self._active:
-            if budget and sequence.next_token < 0 and not self._waits(sequence):
-                left = len(sequence.run.plan.prompt) - sequence.past
-                size = min(budget, left)
-                if share and size < left:
-                    break  # llama.cpp computes equal lengths together: a prompt cut to fill a batch is one more pass
-                share[sequence.slot] = size
-                # Where nobody answers yet the first prompt is read alone, for its answer begins with it.
-                budget = budget - size if decoding else 0
-                self.reading = sequence.run.job_id
+        decoding = sum(sequence.next_token >= 0 for sequence in self._active)
+        share = {} if decoding and self._read else self._portions(alone=not decoding)
+        self._read = bool(share)
+        if share:
+            decoding = 0
         ordered = sorted(self._active, key=_by_slot)
         self._again = ordered if decoding == len(ordered) else []
         for sequence in ordered:
             sequence.mark = sequence.past
-            if sequence.next_token >= 0:
+            sequence.index = -1
+            if sequence.next_token >= 0 and not share:
                 sequence.index = batch.add(sequence.slot, sequence.next_token, sequence.past)
                 sequence.past += 1
-                continue
             size = share.get(sequence.slot, 0)
             if not size:
-                sequence.index = -1
                 continue
             prompt = sequence.run.plan.prompt
             end = sequence.past + size
@@ -270,6 +263,22 @@ class Lane:
             sequence.index = index if last else -1
             sequence.past = end
         return sum(share.values()), decoding
+
+    def _portions(self, *, alone: bool) -> dict[int, int]:
+        """Choose how many tokens of which prompts are read: slot to number; `alone` when nobody answers meanwhile."""
+        budget = self._ubatch if alone else self._chunk
+        share: dict[int, int] = {}
+        for sequence in self._active:
+            if budget and sequence.next_token < 0 and not self._waits(sequence):
+                left = len(sequence.run.plan.prompt) - sequence.past
+                size = min(budget, left)
+                if share and size < left:
+                    break  # a prompt that is cut to fill a batch is one more pass
+                share[sequence.slot] = size
+                # Where nobody answers yet the first prompt is read alone, for its answer begins with it.
+                budget = 0 if alone else budget - size
+                self.reading = sequence.run.job_id
+        return share
 
     def _waits(self, sequence: Sequence) -> bool:
         """Whether an earlier choice of its run is reading the prompt, of which this one gets a copy when it is read."""
