@@ -186,6 +186,7 @@ def load_engine(config: EnclaveConfig, operator: OperatorDocument | None, clock:
             slots=config.engine.n_seq,
             ubatch=config.engine.n_ubatch,
             threads=config.engine.threads,
+            on_gpu=config.gpu.mode == "nvml",
             queue_limit=config.limits.queue_length,
             max_tokens=config.limits.max_completion_tokens,
         )

@@ -39,7 +39,7 @@ class ModelConfig:
     type_k: str = "f16"
     type_v: str = "f16"
     flash: int = 1
-    gpu_layers: int = 0
+    on_gpu: bool = False  # every layer on the GPUs that were attested, or none on any
     self_test: bool = True
 
     def resolved_threads(self) -> int:

@@ -17,7 +17,7 @@ from .fair_queue import FairQueue
 from .grammar import GrammarMaker
 from .lane import Lane, Run
 from .library import ModelConfig, Weights, make_record
-from .native import NativeContext, NativeError, NativeModel
+from .native import NativeContext, NativeError, NativeModel, finds_gpu
 from .outbox import Outbox
 from .plan import Plan, make_embedding_plan, make_plan
 from .prompt import PromptMaker
@@ -232,6 +232,8 @@ class LlamaEngine:
         self._outbox.put(events)
 
     def _load(self, config: ModelConfig) -> _Served:
+        if config.on_gpu and not finds_gpu():
+            raise ModelRefused("model_load", f"{config.name}: llama.cpp finds no GPU: no driver, or built without CUDA")
         weights = Weights(config.path, config.sha256)
         try:
             facts = read_facts(weights.fd)
@@ -239,7 +241,7 @@ class LlamaEngine:
             if config.self_test:
                 measured = measure(weights.fd, config)
                 determinism, selftest = judge(measured, config, known_answers()), measured.digest
-            model = NativeModel(weights.path, gpu_layers=config.gpu_layers)
+            model = NativeModel(weights.path, on_gpu=config.on_gpu)
         finally:
             weights.close()
         template = model.meta("tokenizer.chat_template")

@@ -22,6 +22,8 @@ from llama_cpp import llama_cpp as lc
 PINNED = "0.3.36"  # the release whose signatures this file was written against
 _TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
 _MAX_TEXT = 1 << 22
+_EVERY_LAYER = -1
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that ends where it begins
 _LIBRARY: Any = vars(lc)["_lib"]
 
 Logits: TypeAlias = npt.NDArray[np.float32]
@@ -52,6 +54,12 @@ def start() -> None:
         _ready = True
 
 
+def finds_gpu() -> bool:
+    """Say whether this build of llama.cpp has a GPU to compute on."""
+    start()
+    return bool(lc.llama_supports_gpu_offload())
+
+
 def library_digest() -> str:
     """Give the SHA-256 over the shared libraries in use, in the order of their names."""
     folder = Path(str(vars(_LIBRARY)["_name"])).parent
@@ -64,11 +72,18 @@ def library_digest() -> str:
 class NativeModel:
     """Weights and vocabulary."""
 
-    def __init__(self, path: str, *, gpu_layers: int = 0, vocabulary_only: bool = False) -> None:
-        """Load from `path`, which must be memory of ours: the digest was taken over these very bytes."""
+    def __init__(self, path: str, *, on_gpu: bool = False, vocabulary_only: bool = False) -> None:
+        """Load from `path`, which must be memory of ours: the digest was taken over these very bytes.
+
+        With `on_gpu` every layer is computed by the GPUs, and without it nothing is, whatever GPU the host shows.
+        """
         start()
         params = lc.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
+        params.n_gpu_layers = _EVERY_LAYER if on_gpu else 0
+        if not on_gpu:
+            params.devices = ctypes.addressof(
+                _NO_DEVICES
+            )  # the default is all, which read long prompts at 0 layers, too
         params.load_mode = lc.LLAMA_LOAD_MODE_NONE
         params.check_tensors = True
         params.vocab_only = vocabulary_only

@@ -77,7 +77,7 @@ def measure(fd: int, config: ModelConfig) -> Measured:
         "flash": config.flash,
         "type_k": config.type_k,
         "type_v": config.type_v,
-        "gpu_layers": config.gpu_layers,
+        "on_gpu": config.on_gpu,
     }
     command = [sys.executable, "-m", f"{__package__}.selftest_child", json.dumps(question)]
     try:

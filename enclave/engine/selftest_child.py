@@ -28,7 +28,7 @@ _CONTEXT: Final = 256  # the smallest that llama.cpp gives anyway
 def main(question: dict[str, Any]) -> int:
     """Print the measurement; give the exit status."""
     forbid_dumps()
-    model = NativeModel(f"/proc/self/fd/{int(question['fd'])}", gpu_layers=int(question["gpu_layers"]))
+    model = NativeModel(f"/proc/self/fd/{int(question['fd'])}", on_gpu=bool(question["on_gpu"]))
     prompts = [model.tokenize(text, special=False, bos=model.add_bos) for text in (_TEXT, *_OTHERS)]
     context = NativeContext(
         model,
