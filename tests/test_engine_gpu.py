@@ -51,6 +51,16 @@ def test_a_library_without_a_gpu_is_refused_and_not_taken_for_one(monkeypatch: p
     assert refused.value.code == "model_load"
 
 
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [({}, 256), ({"ubatch": 128}, 128), ({"on_gpu": True}, 2048), ({"chunk": 64, "on_gpu": True}, 64)],
+    ids="processor small GPU asked".split(),
+)
+def test_a_gpu_reads_more_of_prompts_between_two_answers(changes: dict[str, Any], tokens: int) -> None:
+    config = ModelConfig(name="m", path=Path("m.gguf"), sha256=bytes(32), **changes)
+    assert config.resolved_chunk() == tokens
+
+
 def test_this_build_says_whether_it_has_a_gpu() -> None:
     assert finds_gpu() is bool(lc.llama_supports_gpu_offload())
 

@@ -11,7 +11,7 @@ Both engines obey `enclave.seams.Engine`; nothing else of this package is called
     from enclave.engine.llama import LlamaEngine
     LlamaEngine.load(models: Sequence[ModelConfig], *, clock: Clock) -> LlamaEngine
     ModelConfig(*, name: str, path: Path, sha256: bytes, context: int = 4096, slots: int = 4, ubatch: int = 512,
-                chunk: int = 256, threads: int = 0, queue_limit: int = 64, max_tokens: int = 1 << 20,
+                chunk: int = 0, threads: int = 0, queue_limit: int = 64, max_tokens: int = 1 << 20,
                 type_k: str = "f16", type_v: str = "f16", flash: int = 1, on_gpu: bool = False,
                 self_test: bool = True)
 

@@ -74,9 +74,9 @@ class Lane:
         self._model = model
         self._context = context
         self._ubatch = ubatch
-        self._chunk = min(chunk, ubatch)
+        self._chunk = chunk
         self._now = now
-        self._batch = Batch(ubatch + slots, slots)
+        self._batch = Batch(max(ubatch, chunk) + slots, slots)
         self._slots = Slots(context, slots, reuse=not model.recurrent, now=now)
         self._active: list[Sequence] = []  # in the order of admission
         self._again: list[Sequence] = []  # all of them as the last batch had them, if the next may be the same

@@ -32,7 +32,7 @@ class ModelConfig:
     context: int = 4096  # tokens per slot
     slots: int = 4
     ubatch: int = 512
-    chunk: int = 256  # prompt tokens read per step while others are answering
+    chunk: int = 0  # prompt tokens read per step while others are answering; 0: as many as `resolved_chunk` says
     threads: int = 0  # 0: one fewer than the CPUs, but both of two
     queue_limit: int = 64
     max_tokens: int = 1 << 20  # most that one choice may generate, whatever is asked
@@ -46,6 +46,14 @@ class ModelConfig:
         """Give the number of threads that compute."""
         cpus = len(os.sched_getaffinity(0))
         return self.threads or (cpus if cpus <= 2 else cpus - 1)
+
+    def resolved_chunk(self) -> int:
+        """Give the number of prompt tokens read per step while others are answering.
+
+        A step of answers takes a GPU about as long for one as for many, so that there few long pauses cost less than
+        many short ones; on a processor every token of a prompt lengthens the pause.
+        """
+        return self.chunk or (4 * self.ubatch if self.on_gpu else min(256, self.ubatch))
 
     def settings(self) -> ModelSettings:
         """Give the settings that a re-execution needs."""
