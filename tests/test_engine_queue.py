@@ -210,6 +210,36 @@ def test_tokens_are_drawn_inside_the_graph_unless_somebody_needs_the_logits(rig:
     assert inside == [True, False, False]
 
 
+def test_with_gpus_prompts_are_read_together_at_once_and_tokens_drawn_on_the_host(rig: Watched) -> None:
+    rig.put(1, "Hello", tokens=6)
+    inside = [event.tokens for event in rig.finish(1) if event.kind is EventKind.DELTA]
+    rig.batches.clear()
+    rig.model.on_gpu = True
+    rig.put(2, "Hello", tokens=6)
+    rig.put(3, "Hello", tokens=6)
+    events = rig.steps(1)
+    assert rig.counts() == [{0: rig.prompt_of(2), 1: rig.prompt_of(3)}]
+    assert [sequence.sampler._context for sequence in rig.lane._active] == [None, None]
+    events += rig.finish(2)
+    assert [event.tokens for event in events if event.kind is EventKind.DELTA and event.job_id == 2] == inside
+
+
+def test_what_a_lane_wiped_as_a_whole_is_not_overwritten_slot_by_slot(
+    rig: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overwritten: list[int] = []
+    monkeypatch.setattr(rig.context, "overwrite", lambda slot, _: overwritten.append(slot))
+    for job in (1, 2):
+        rig.put(job, "Hello", tokens=4)
+        rig.finish(job)
+    assert overwritten == []
+    rig.put(3, "Count to one hundred.", tokens=20)
+    rig.put(4, "Hello", tokens=2)
+    rig.finish(4)
+    rig.steps(1)
+    assert overwritten == [1]
+
+
 def test_only_the_thread_that_loaded_a_model_computes_with_it(rig: Watched) -> None:
     found: list[object] = []
 

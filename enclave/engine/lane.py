@@ -140,6 +140,7 @@ class Lane:
         """Do one llama_decode, and everything that follows from it."""
         if not self._active:
             return
+        self._slots.clean()
         began = time.perf_counter()
         if self._again:
             prompt, decoded, batch = 0, len(self._again), self._advance()
@@ -163,6 +164,7 @@ class Lane:
             self._batch.wipe()
             if self._slots.next_expiry is None:
                 self._context.wipe()
+                self._slots.wiped()
                 self._dirty = False
 
     @property
@@ -266,6 +268,9 @@ class Lane:
 
     def _portions(self, *, alone: bool) -> dict[int, int]:
         """Choose how many tokens of which prompts are read: slot to number; `alone` when nobody answers meanwhile."""
+        # Where nobody answers yet the first prompt is read alone, for its answer begins with it; but a GPU takes about
+        # as long for one short prompt as for several.
+        alone = alone and not self._model.on_gpu
         budget = self._ubatch if alone else self._chunk
         share: dict[int, int] = {}
         for sequence in self._active:
@@ -275,7 +280,6 @@ class Lane:
                 if share and size < left:
                     break  # a prompt that is cut to fill a batch is one more pass
                 share[sequence.slot] = size
-                # Where nobody answers yet the first prompt is read alone, for its answer begins with it.
                 budget = 0 if alone else budget - size
                 self.reading = sequence.run.job_id
         return share

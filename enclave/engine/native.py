@@ -91,6 +91,7 @@ class NativeModel:
         if not handle:
             raise NativeError("llama_model_load_from_file")
         self.handle = handle
+        self.on_gpu = on_gpu
         self._vocab = lc.llama_model_get_vocab(handle)
         self.n_vocab = int(lc.llama_vocab_n_tokens(self._vocab))
         self.n_ctx_train = int(lc.llama_model_n_ctx_train(handle))

@@ -52,6 +52,7 @@ class Slots:
         self._reuse = reuse
         self._now = now
         self._empty = list(range(count))
+        self._soiled: list[int] = []  # empty ones that hold bytes yet
         self._kept: dict[int, _Kept] = {}  # the least recently used first
         self.due = math.inf  # nothing kept must go before this; a lower bound between two `expire`
 
@@ -77,6 +78,9 @@ class Slots:
         if self._empty:
             slot = min(self._empty)
             self._empty.remove(slot)
+            if slot in self._soiled:
+                self._soiled.remove(slot)
+                self._context.overwrite(slot, self._blank)
         else:
             slot = next(iter(self._kept))
             del self._kept[slot]
@@ -97,21 +101,33 @@ class Slots:
         return best, most
 
     def give_back(self, slot: int, secret: bytes, tokens: Sequence[int]) -> None:
-        """Take a slot back that holds `tokens`: keep it for its tenant, or overwrite it."""
+        """Take a slot back that holds `tokens`: keep it for its tenant, or have it overwritten."""
         tags = prefix_tags(secret, tokens) if secret and self._reuse else []
         if tags:
             until = self._now() + KEEP_SECONDS
             self._kept[slot] = _Kept(tags=tags, until=until)
             self.due = min(self.due, until)
             return
-        self._context.overwrite(slot, self._blank)
+        self._leave(slot)
+
+    def _leave(self, slot: int) -> None:
+        self._context.forget(slot)
+        self._soiled.append(slot)
         self._empty.append(slot)
 
+    def clean(self) -> None:
+        """Overwrite what was left since the last batch: called before each, or `wiped` where no batch follows."""
+        while self._soiled:
+            self._context.overwrite(self._soiled.pop(), self._blank)
+
+    def wiped(self) -> None:
+        """Take note that every byte of the context is zero."""
+        self._soiled.clear()
+
     def expire(self, *, everything: bool = False) -> None:
-        """Overwrite what was kept for too long, or everything that is kept."""
+        """Have overwritten what was kept for too long, or everything that is kept."""
         now = self._now()
         for slot in [slot for slot, kept in self._kept.items() if everything or kept.until <= now]:
             del self._kept[slot]
-            self._context.overwrite(slot, self._blank)
-            self._empty.append(slot)
+            self._leave(slot)
         self.due = min((kept.until for kept in self._kept.values()), default=math.inf)
