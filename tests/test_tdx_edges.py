@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,14 @@ import pytest
 
 from attestation.binding import require_report_data
 from attestation.errors import AttestationError
+from attestation.tdx.anchor import SIMULATED_NAMES, TdxTrustAnchor
 from attestation.tdx.appraise import TdxPolicy, appraise_quote
-from enclave.simulator.tdx_ca import SIGNING, intel_name, new_key
-from enclave.simulator.tdx_collateral import moment
-from tests.tdx_cases import NOW, PLATFORM, Case, certificate, signer, use_signer
+from attestation.tdx.collateral import Collateral
+from attestation.tdx.verify import verify_quote
+from enclave.simulator.tdx_ca import SIGNING, TdxIssuer, certify, intel_name, issue, issue_pck, new_key
+from enclave.simulator.tdx_collateral import CollateralPlan, moment
+from enclave.simulator.tdx_quote import QuotePlan, ReportPlan
+from tests.tdx_cases import NOW, PLATFORM, Case, Pick, authority, certificate, signer, use_signer, window
 from tests.tdx_rows import ROWS
 from tests.tdx_tcb_rows import STATUSES, TCB_ROWS
 
@@ -53,6 +58,12 @@ def of_signer(case: Case, begins: datetime, ends: datetime) -> None:
     use_signer(case, made)
 
 
+def of_second_signer(case: Case, begins: datetime, ends: datetime) -> None:
+    made = certificate("Intel SGX TCB Signing", new_key(), case.ca.root, window=(begins, ends))
+    case.collateral.qe_signer = made
+    case.collateral.qe_chain = (made.certificate, case.ca.root.certificate)
+
+
 def of_crl(name: str) -> Change:
     def change(case: Case, begins: datetime, ends: datetime) -> None:
         plan = getattr(case.collateral, name)
@@ -72,6 +83,7 @@ PARTS: list[tuple[str, Change, str, str]] = [
     ("PCK", of_pck, "CertificateNotYetValid", "CertificateExpired"),
     ("PCK CA", of_ca, "CertificateNotYetValid", "CertificateExpired"),
     ("TCB signer", of_signer, "CertificateNotYetValid", "CertificateExpired"),
+    ("second TCB signer", of_second_signer, "CertificateNotYetValid", "CertificateExpired"),
     ("root CRL", of_crl("root_crl"), "CrlNotYetValid", "CrlExpired"),
     ("PCK CRL", of_crl("pck_crl"), "CrlNotYetValid", "CrlExpired"),
     ("TCB info", of_document("tcb_info"), "CollateralNotYetValid", "CollateralExpired"),
@@ -95,6 +107,27 @@ def test_every_part_holds_from_its_first_second_to_the_one_before_its_end(
     for now, code in ((begins - SECOND, early), (ends, late)):
         case.now = now
         assert code_of(case) == code
+
+
+def test_the_answer_holds_no_longer_than_its_root() -> None:
+    begins, ends = NOW - HOUR, NOW + HOUR
+    name, key = intel_name("Intel SGX Root CA"), new_key()
+    made = certify(
+        name, key.public_key(), issuer=name, key=key, usage=SIGNING, ca=True, path_length=1, window=(begins, ends)
+    )
+    root = TdxIssuer(key=key, certificate=made)
+    platform_ca = issue(root, "Intel SGX PCK Platform CA", ca=True, window=window())
+    world = replace(
+        authority(), root=root, platform_ca=platform_ca, tcb_signer=signer(parent=root),
+        pck=issue_pck(platform_ca, PLATFORM, window=window()),
+    )  # fmt: skip
+    case = Case(
+        ca=world, pick=Pick(1), quote=QuotePlan.of(world, ReportPlan(report_data=bytes(64))),
+        collateral=CollateralPlan.of(world, now=NOW),
+    ).build()  # fmt: skip
+    anchor = TdxTrustAnchor(root_sha256=world.root_sha256, names=SIMULATED_NAMES)
+    found = verify_quote(case.signed, Collateral.from_json(case.text), anchor=anchor, now=NOW).window
+    assert (found.not_before, found.not_after) == (begins, ends)
 
 
 def test_the_age_of_collateral_counts_from_its_older_document() -> None:
