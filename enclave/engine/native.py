@@ -80,10 +80,8 @@ class NativeModel:
         start()
         params = lc.llama_model_default_params()
         params.n_gpu_layers = _EVERY_LAYER if on_gpu else 0
-        if not on_gpu:
-            params.devices = ctypes.addressof(
-                _NO_DEVICES
-            )  # the default is all, which read long prompts at 0 layers, too
+        if not on_gpu:  # the default is all of them, which read long prompts at no layers, too
+            params.devices = ctypes.addressof(_NO_DEVICES)
         params.load_mode = lc.LLAMA_LOAD_MODE_NONE
         params.check_tensors = True
         params.vocab_only = vocabulary_only
