@@ -201,27 +201,26 @@ def test_where_nobody_answers_yet_the_first_prompt_is_read_alone(rig: Watched) -
     assert next(event for event in events if event.kind is EventKind.DELTA).job_id == 1
 
 
-def test_tokens_are_drawn_inside_the_graph_unless_somebody_needs_the_logits(rig: Watched) -> None:
-    rig.put(1, "Hello")
-    rig.put(2, "Hello", logprobs=True)
-    rig.put(3, "Hello", presence_penalty=1)
-    rig.steps(2)
-    inside = [sequence.sampler._context is not None for sequence in rig.lane._active]
-    assert inside == [True, False, False]
+def test_the_likeliest_tokens_of_all_at_once_are_those_of_each_alone(rig: Watched) -> None:
+    said: dict[int, list[tuple[int, ...]]] = {}
+    for alone in (1, 2, 3):
+        rig.put(alone, "Count to one hundred." if alone == 2 else "Hello", tokens=5 + alone)
+        said[alone] = [event.tokens for event in rig.finish(alone) if event.kind is EventKind.DELTA]
+    for job in (1, 2, 3):
+        rig.put(10 + job, "Count to one hundred." if job == 2 else "Hello", tokens=5 + job)
+    rig.put(14, "Hello", tokens=4, presence_penalty=1)  # whose tokens are drawn one by one, and with it everybody's
+    events = rig.finish(13)
+    for job in (1, 2, 3):
+        together = [event.tokens for event in events if event.kind is EventKind.DELTA and event.job_id == 10 + job]
+        assert together == said[job]
 
 
-def test_with_gpus_prompts_are_read_together_at_once_and_tokens_drawn_on_the_host(rig: Watched) -> None:
-    rig.put(1, "Hello", tokens=6)
-    inside = [event.tokens for event in rig.finish(1) if event.kind is EventKind.DELTA]
-    rig.batches.clear()
+def test_with_gpus_prompts_are_read_together_at_once(rig: Watched) -> None:
     rig.model.on_gpu = True
     rig.put(2, "Hello", tokens=6)
     rig.put(3, "Hello", tokens=6)
-    events = rig.steps(1)
+    rig.steps(1)
     assert rig.counts() == [{0: rig.prompt_of(2), 1: rig.prompt_of(3)}]
-    assert [sequence.sampler._context for sequence in rig.lane._active] == [None, None]
-    events += rig.finish(2)
-    assert [event.tokens for event in events if event.kind is EventKind.DELTA and event.job_id == 2] == inside
 
 
 def test_what_a_lane_wiped_as_a_whole_is_not_overwritten_slot_by_slot(

@@ -12,17 +12,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ..seams import EngineEvent, EventKind, FinishReason
 from .batch import Batch
 from .fair_queue import FairQueue
-from .logprobs import TokenLogprobs, measure
+from .logprobs import measure
 from .native import Handle, NativeContext, NativeError, NativeModel
 from .plan import Plan
 from .prefixes import Slots
 from .sampling import GrammarDeadEnd, Sampler
 from .speed import Speed
 from .stream import ChoiceStream
+
+_by_slot = attrgetter("slot")
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
@@ -80,6 +83,7 @@ class Lane:
         self._slots = Slots(context, slots, reuse=not model.recurrent, now=now)
         self._active: list[Sequence] = []  # in the order of admission
         self._again: list[Sequence] = []  # all of them as the last batch had them, if the next may be the same
+        self._plain = False  # whether nothing but the likeliest token is asked for by any of them
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
         self._dirty = False
@@ -150,11 +154,13 @@ class Lane:
         if self._context.decode(batch) != 0:
             self._roll_back()
             return
-        for sequence in self._again or list(self._active):
-            if sequence.index >= 0:
-                if sequence.next_token < 0:
-                    self._share(sequence)
-                self._take_token(sequence, events)
+        if self._again and self._plain:
+            for sequence, token in zip(self._again, self._context.likeliest(decoded), strict=True):
+                self._take(sequence, token, events)
+        else:
+            for sequence in self._again or list(self._active):
+                if sequence.index >= 0:
+                    self._draw(sequence, events)
         self.speed.note(prompt, decoded, time.perf_counter() - began)
 
     def drain(self) -> None:
@@ -215,9 +221,7 @@ class Lane:
     def _begin(self, run: Run, choice: int, slot: int, cached: int) -> Sequence:
         """Give a sequence ready to read its prompt. Raises ValueError for a grammar that does not compile."""
         plan = run.plan
-        logits = plan.logprobs is not None
-        sampler = Sampler(self._model, plan.sampling, choice=choice, grammar=plan.grammar, logits=logits)
-        sampler.attach(self._context, slot)
+        sampler = Sampler(self._model, plan.sampling, choice=choice, grammar=plan.grammar)
         stream = ChoiceStream(run.job_id, choice, plan, self._model)
         return Sequence(run=run, slot=slot, stream=stream, sampler=sampler, past=cached)
 
@@ -249,6 +253,7 @@ class Lane:
             decoding = 0
         ordered = sorted(self._active, key=_by_slot)
         self._again = ordered if decoding == len(ordered) else []
+        self._plain = all(sequence.sampler.plain for sequence in self._again)
         for sequence in ordered:
             sequence.mark = sequence.past
             sequence.index = -1
@@ -319,24 +324,28 @@ class Lane:
             sequence.past = sequence.mark
             self._context.forget(sequence.slot, sequence.mark)
 
-    def _take_token(self, sequence: Sequence, events: list[EngineEvent]) -> None:
+    def _draw(self, sequence: Sequence, events: list[EngineEvent]) -> None:
+        if sequence.next_token < 0:
+            self._share(sequence)
         try:
             token = sequence.sampler.sample(self._context, sequence.index)
         except GrammarDeadEnd:
-            over = sequence.stream.end(FinishReason.LENGTH)
+            sequence.stream.end(FinishReason.LENGTH)
+            sequence.stream.take(events)
+            self._retire(sequence, events)
         else:
-            sequence.next_token = token
-            if sequence.stream.say(token, events):
-                return
-            read = sequence.run.plan.logprobs is not None
-            over = sequence.stream.push(token, self._logprobs(sequence, token) if read else None)
+            self._take(sequence, token, events)
+
+    def _take(self, sequence: Sequence, token: int, events: list[EngineEvent]) -> None:
+        sequence.next_token = token
+        if sequence.stream.say(token, events):
+            return
+        top = sequence.run.plan.logprobs
+        logprobs = None if top is None else measure(self._context.logits(sequence.index), token, top)
+        over = sequence.stream.push(token, logprobs)
         sequence.stream.take(events)
         if over:
             self._retire(sequence, events)
-
-    def _logprobs(self, sequence: Sequence, token: int) -> TokenLogprobs | None:
-        top = sequence.run.plan.logprobs
-        return None if top is None else measure(self._context.logits(sequence.index), token, top)
 
     def _retire(self, sequence: Sequence, events: list[EngineEvent]) -> None:
         run = sequence.run
@@ -389,7 +398,3 @@ class Lane:
                 reasoning_tokens=run.reasoning,
             )
         )
-
-
-def _by_slot(sequence: Sequence) -> int:
-    return sequence.slot

@@ -164,9 +164,8 @@ class NativeModel:
 # A C function that reads a flag byte: strlen of a one-byte string is 0 or 1. Asked some 500 times per decode, so
 # Python must not be called there.
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, lc.ggml_abort_callback)
+_logits = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama_get_logits", _LIBRARY))
 _logits_ith = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(("llama_get_logits_ith", _LIBRARY))
-# The token that the sampler in the graph of a context's handle chose for a token of the batch; negative for none.
-sampled = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32)(("llama_get_sampled_token_ith", _LIBRARY))
 _embeddings_seq = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
     ("llama_get_embeddings_seq", _LIBRARY)
 )
@@ -240,10 +239,14 @@ class NativeContext:
         memory: Handle = (ctypes.c_float * self._model.n_vocab).from_address(address)
         return np.frombuffer(memory, dtype=np.float32)
 
-    def attach(self, slot: int, chain: Handle) -> bool:
-        """Let `chain` sample inside the graph for `slot`; None detaches. The caller keeps the chain alive."""
-        self._mine()
-        return bool(lc.llama_set_sampler(self.handle, slot, chain))
+    def likeliest(self, rows: int) -> list[int]:
+        """Give the first of the largest logits of each of the last batch's outputs, `rows` of them, in their order."""
+        address = _logits(self.handle)
+        if not address:
+            raise NativeError("llama_get_logits")
+        memory: Handle = (ctypes.c_float * (rows * self._model.n_vocab)).from_address(address)
+        found: list[int] = np.frombuffer(memory, dtype=np.float32).reshape(rows, -1).argmax(axis=1).tolist()
+        return found
 
     def embedding(self, slot: int) -> list[float]:
         """Give the pooled embedding of a sequence of the last batch."""

@@ -47,9 +47,7 @@ class _Exact:
 
     def __init__(self, model: NativeModel, context: NativeContext, plan: Plan, choice: int) -> None:
         self._context = context
-        logits = plan.logprobs is not None
-        self._sampler = Sampler(model, plan.sampling, choice=choice, grammar=plan.grammar, logits=logits)
-        self._sampler.attach(context, 0)
+        self._sampler = Sampler(model, plan.sampling, choice=choice, grammar=plan.grammar)
 
     def judge(self, index: int, token: int) -> tuple[bool, int, float | None]:
         try:
