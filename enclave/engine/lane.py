@@ -158,9 +158,8 @@ class Lane:
             for sequence, token in zip(self._again, self._context.likeliest(decoded), strict=True):
                 self._take(sequence, token, events)
         else:
-            for sequence in self._again or list(self._active):
-                if sequence.index >= 0:
-                    self._draw(sequence, events)
+            for sequence in [sequence for sequence in self._active if sequence.index >= 0]:
+                self._draw(sequence, events)
         self.speed.note(prompt, decoded, time.perf_counter() - began)
 
     def drain(self) -> None:
