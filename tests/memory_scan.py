@@ -20,12 +20,13 @@ from llama_cpp import llama_cpp as lc
 
 from enclave.engine.fair_queue import FairQueue
 from enclave.engine.grammar import GrammarMaker
-from enclave.engine.lane import Lane, Run
+from enclave.engine.lane import Lane
 from enclave.engine.native import NativeContext, NativeModel
 from enclave.engine.plan import make_plan
 from enclave.engine.prefixes import KEEP_SECONDS
 from enclave.engine.prompt import PromptMaker
 from enclave.engine.requests import read_request
+from enclave.engine.sequence import Run
 from enclave.engine.speed import Speed
 from enclave.seams import EngineEvent
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from enclave.engine.library import ModelConfig
 from enclave.engine.llama import LlamaEngine
 from enclave.engine.native import NativeError, NativeModel, finds_gpu
 from enclave.models.refusal import ModelRefused
-from tests.engine_rig import CLOCK, small_config
+from tests.engine_rig import CLOCK, Jobs, chat, small_config
 from tests.forged import config_document
+from tests.small_model import NAME
 
 
 class Stopped(Exception):
@@ -79,3 +81,73 @@ def test_llama_is_given_every_layer_and_every_gpu_or_no_layer_and_no_gpu(
     with pytest.raises(NativeError):
         NativeModel(str(tmp_path / "m.gguf"), on_gpu=on_gpu)
     assert asked == [(-1, "all") if on_gpu else (0, None)]
+
+
+# ---- a GPU that rested reads together what comes together
+
+
+@pytest.fixture
+def resting(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlamaEngine]:
+    """An engine that takes its processor for a GPU, and would wait ten minutes for another prompt."""
+    monkeypatch.setattr(llama, "_GATHER_SECONDS", 600.0)
+    engine = LlamaEngine.load([small_config(slots=2, self_test=False)], clock=CLOCK)
+    engine._served[NAME].model.on_gpu = True
+    yield engine
+    engine.close()
+    assert not engine._thread.is_alive()
+
+
+def sizes(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have told, from now on, how many tokens each batch has."""
+    found: list[int] = []
+    context = engine._served[NAME].context
+    decode = context.decode
+
+    def watch(batch: Any) -> int:
+        found.append(int(batch.n_tokens))
+        return decode(batch)
+
+    monkeypatch.setattr(context, "decode", watch)
+    return found
+
+
+def test_a_resting_gpu_reads_prompts_that_come_one_after_the_other_in_one_batch(
+    resting: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, jobs = sizes(resting, monkeypatch), Jobs(resting)
+    first = jobs.accept(chat("Hello", max_tokens=2))
+    time.sleep(0.2)
+    assert found == [], "it waits for another"
+    second = jobs.accept(chat("Hello", max_tokens=2))
+    jobs.wait(first, second)
+    prompt = jobs.seen[first][0].prompt_tokens
+    assert found == [2 * prompt, 2], "and for no third, as there are two slots"
+
+
+def test_one_prompt_alone_waits_for_no_longer_than_it_must(
+    resting: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "_GATHER_SECONDS", 0.01)
+    jobs = Jobs(resting)
+    assert len(jobs.ids(jobs.run(chat("Hello", max_tokens=2)))) == 2
+
+
+def test_a_processor_waits_for_nobody(resting: LlamaEngine) -> None:
+    resting._served[NAME].model.on_gpu = False
+    jobs = Jobs(resting)
+    assert len(jobs.ids(jobs.run(chat("Hello", max_tokens=2)))) == 2
+
+
+def test_a_cancel_is_not_kept_waiting_for_another_prompt(resting: LlamaEngine) -> None:
+    jobs = Jobs(resting)
+    job = jobs.accept(chat("Hello", max_tokens=2))
+    resting.cancel(job)
+    jobs.wait(job)
+    assert jobs.finish(job) == []
+
+
+def test_what_waits_for_company_when_the_engine_closes_is_ended(resting: LlamaEngine) -> None:
+    jobs = Jobs(resting)
+    job = jobs.accept(chat("Hello", max_tokens=2))
+    resting.close()
+    jobs.wait(job)

@@ -223,6 +223,58 @@ def test_with_gpus_prompts_are_read_together_at_once(rig: Watched) -> None:
     assert rig.counts() == [{0: rig.prompt_of(2), 1: rig.prompt_of(3)}]
 
 
+def test_with_gpus_answers_that_have_only_begun_wait_for_the_prompts_that_came_with_theirs(rig: Watched) -> None:
+    rig.model.on_gpu = True
+    for job in (1, 2, 3):
+        rig.put(job, "Hello " * 16)
+    rig.steps(4)
+    prompt = rig.prompt_of(1)
+    assert prompt <= 64 < 2 * prompt
+    assert rig.counts() == [{0: prompt}, {1: prompt}, {2: prompt}, {0: 1, 1: 1, 2: 1}]
+
+
+def test_with_gpus_no_answer_that_has_begun_waits_for_more_than_four_batches(rig: Watched) -> None:
+    rig.model.on_gpu = True
+    rig.put(1, "Hello")
+    rig.put(2, LONG)
+    rig.put(3, LONG)
+    rig.steps(8)
+    short, long = rig.prompt_of(1), rig.prompt_of(2)
+    assert 128 < long < 192
+    assert rig.counts()[:4] == [{0: short}, {1: 64}, {1: 64}, {1: long - 128}]
+    assert rig.counts()[4:] == [{0: 1, 1: 1}, {2: 64}, {0: 1, 1: 1}, {2: 64}], "then in turn"
+
+
+def test_with_gpus_who_is_in_the_midst_of_an_answer_has_every_second_turn(rig: Watched) -> None:
+    rig.model.on_gpu = True
+    rig.put(1, "Count to one hundred.", tokens=200)
+    rig.steps(3)
+    rig.batches.clear()
+    rig.put(2, "Hello " * 16)
+    rig.put(3, "Hello " * 16)
+    rig.steps(4)
+    prompt = rig.prompt_of(2)
+    assert rig.counts() == [{1: prompt}, {0: 1, 1: 1}, {2: prompt}, {0: 1, 1: 1, 2: 1}]
+
+
+def test_only_a_gpu_that_rests_and_has_room_for_one_more_waits_for_it(rig: Watched) -> None:
+    def gathers() -> bool:
+        return rig.lane.gathers
+
+    rig.put(1, "Hello", tokens=20)
+    assert not gathers(), "a processor"
+    rig.model.on_gpu = True
+    assert gathers()
+    rig.put(2, "Hello")
+    rig.put(3, "Hello")
+    assert not gathers(), "every slot has its prompt"
+    rig.finish(3)
+    rig.put(4, "Hello")
+    assert not gathers(), "another is answering"
+    rig.finish(1)
+    assert not gathers(), "nobody waits"
+
+
 def test_what_a_lane_wiped_as_a_whole_is_not_overwritten_slot_by_slot(
     rig: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

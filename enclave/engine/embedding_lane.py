@@ -17,8 +17,8 @@ import numpy as np
 from ..seams import EngineEvent, EventKind, FinishReason
 from .batch import Batch
 from .fair_queue import FairQueue
-from .lane import Run
 from .native import NativeContext, NativeError, NativeModel
+from .sequence import Run
 from .speed import Speed
 
 
@@ -46,6 +46,7 @@ class EmbeddingLane:
         self.speed = speed
         self.reading: int | None = None
         self.rest: float | None = None
+        self.gathers = False  # one input is computed at a time
 
     @property
     def idle(self) -> bool:
@@ -91,7 +92,7 @@ class EmbeddingLane:
         self._vector((0,))
         self.drain()
 
-    def step(self, events: list[EngineEvent]) -> None:
+    def step(self, events: list[EngineEvent], _: Callable[[], None] = lambda: None) -> None:
         """Compute one input's vector."""
         run = self._run
         if run is None:

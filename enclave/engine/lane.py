@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import attrgetter
 
 from ..seams import EngineEvent, EventKind, FinishReason
@@ -19,43 +18,14 @@ from .batch import Batch
 from .fair_queue import FairQueue
 from .logprobs import measure
 from .native import Handle, NativeContext, NativeError, NativeModel
-from .plan import Plan
 from .prefixes import Slots
+from .reading import Reading
 from .sampling import GrammarDeadEnd, Sampler
+from .sequence import Run, Sequence
 from .speed import Speed
 from .stream import ChoiceStream
 
 _by_slot = attrgetter("slot")
-
-
-@dataclass(slots=True, kw_only=True, repr=False)
-class Run:
-    """One job in the engine."""
-
-    job_id: int
-    tenant: bytes
-    deadline: float
-    plan: Plan
-    open: int = 0  # choices not yet over
-    waiting: int = 0  # choices not yet in a slot
-    started: bool = False
-    cached: int = 0
-    completion: int = 0
-    reasoning: int = 0
-
-
-@dataclass(slots=True, kw_only=True, repr=False, eq=False)
-class Sequence:
-    """One choice of a run in a slot."""
-
-    run: Run
-    slot: int
-    stream: ChoiceStream
-    sampler: Sampler
-    past: int = 0  # positions that the slot holds
-    mark: int = 0  # the same before the current batch
-    next_token: int = -1  # sampled and not yet decoded; -1 while the prompt is being read
-    index: int = -1  # of its output in the current batch
 
 
 class Lane:
@@ -77,17 +47,18 @@ class Lane:
         self._model = model
         self._context = context
         self._ubatch = ubatch
-        self._chunk = chunk
+        self._reading = Reading(model, ubatch=ubatch, chunk=chunk)
         self._now = now
         self._batch = Batch(max(ubatch, chunk) + slots, slots)
         self._slots = Slots(context, slots, reuse=not model.recurrent, now=now)
         self._active: list[Sequence] = []  # in the order of admission
         self._again: list[Sequence] = []  # all of them as the last batch had them, if the next may be the same
         self._plain = False  # whether nothing but the likeliest token is asked for by any of them
+        self._later = False  # whether what is drawn for them may be told while the next batch is computed
+        self._drawn: list[tuple[Sequence, int]] = []  # tokens that are yet to be told, none of which ends an answer
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
         self._dirty = False
-        self._read = False  # whether the last batch was of prompts
         self._due = math.inf  # no run in the slots is late before this; a lower bound between two `_expire`
         self.queue = queue
         self.speed = speed
@@ -98,8 +69,14 @@ class Lane:
         """True when there is nothing to do."""
         return not self._active and not self.queue and self._halfway is None
 
+    @property
+    def gathers(self) -> bool:
+        """Whether a GPU rests, and the prompts that wait leave room for more: it reads several as fast as one."""
+        return self._model.on_gpu and not self._active and 0 < len(self.queue) < self._slots.free
+
     def cancel(self, job_id: int, events: list[EngineEvent]) -> None:
         """End a job: from the queue at once, from its slots now."""
+        self._tell(events)
         queued = self.queue.remove(job_id)
         if queued is not None:
             self._finish(queued, events)
@@ -109,6 +86,7 @@ class Lane:
 
     def fail_all(self, code: str, events: list[EngineEvent]) -> None:
         """End every job with FAILED: the model did not compute."""
+        self._drawn = []
         for sequence in list(self._active):
             self._release(sequence)
         runs = list(self._runs.values())
@@ -140,8 +118,11 @@ class Lane:
         self._batch.clear()
         self._context.wipe()
 
-    def step(self, events: list[EngineEvent]) -> None:
-        """Do one llama_decode, and everything that follows from it."""
+    def step(self, events: list[EngineEvent], told: Callable[[], None] = lambda: None) -> None:
+        """Do one llama_decode, and everything that follows from it.
+
+        A GPU still computes when llama_decode returns. What was drawn before is told meanwhile, and `told` called.
+        """
         if not self._active:
             return
         self._slots.clean()
@@ -149,14 +130,19 @@ class Lane:
         if self._again:
             prompt, decoded, batch = 0, len(self._again), self._advance()
         else:
+            self._tell(events)
             prompt, decoded = self._fill()
             batch = self._batch.struct()
-        if self._context.decode(batch) != 0:
+        code = self._context.decode(batch)
+        if self._drawn:
+            self._tell(events)
+            told()
+        if code != 0:
             self._roll_back()
             return
-        if self._again and self._plain:
-            for sequence, token in zip(self._again, self._context.likeliest(decoded), strict=True):
-                self._take(sequence, token, events)
+        self._context.wait()
+        if self._again and (self._plain or self._later):
+            self._draw_all(events)
         else:
             for sequence in [sequence for sequence in self._active if sequence.index >= 0]:
                 self._draw(sequence, events)
@@ -184,6 +170,7 @@ class Lane:
         self.drain()
 
     def _expire(self, now: float, events: list[EngineEvent]) -> None:
+        self._tell(events)
         self._slots.expire()
         late = [run for run in self._runs.values() if run.deadline <= now]
         for run in late:
@@ -244,15 +231,12 @@ class Lane:
         """Compose the batch; give the number of prompt tokens and of decoded tokens in it."""
         batch = self._batch
         batch.clear()
-        self.reading = None
-        decoding = sum(sequence.next_token >= 0 for sequence in self._active)
-        share = {} if decoding and self._read else self._portions(alone=not decoding)
-        self._read = bool(share)
-        if share:
-            decoding = 0
+        share, self.reading = self._reading.portions(self._active)
+        decoding = 0 if share else sum(sequence.next_token >= 0 for sequence in self._active)
         ordered = sorted(self._active, key=_by_slot)
         self._again = ordered if decoding == len(ordered) else []
         self._plain = all(sequence.sampler.plain for sequence in self._again)
+        self._later = self._model.on_gpu and all(sequence.free for sequence in self._again)
         for sequence in ordered:
             sequence.mark = sequence.past
             sequence.index = -1
@@ -269,32 +253,6 @@ class Lane:
             sequence.index = index if last else -1
             sequence.past = end
         return sum(share.values()), decoding
-
-    def _portions(self, *, alone: bool) -> dict[int, int]:
-        """Choose how many tokens of which prompts are read: slot to number; `alone` when nobody answers meanwhile."""
-        # Where nobody answers yet the first prompt is read alone, for its answer begins with it; but a GPU takes about
-        # as long for one short prompt as for several.
-        alone = alone and not self._model.on_gpu
-        budget = self._ubatch if alone else self._chunk
-        share: dict[int, int] = {}
-        for sequence in self._active:
-            if budget and sequence.next_token < 0 and not self._waits(sequence):
-                left = len(sequence.run.plan.prompt) - sequence.past
-                size = min(budget, left)
-                if share and size < left:
-                    break  # a prompt that is cut to fill a batch is one more pass
-                share[sequence.slot] = size
-                budget = 0 if alone else budget - size
-                self.reading = sequence.run.job_id
-        return share
-
-    def _waits(self, sequence: Sequence) -> bool:
-        """Whether an earlier choice of its run is reading the prompt, of which this one gets a copy when it is read."""
-        run = sequence.run
-        if run.plan.choices == 1 or self._model.recurrent:
-            return False
-        elder = next(other for other in self._active if other.run is run)
-        return elder is not sequence and elder.past < len(run.plan.prompt)
 
     def _share(self, elder: Sequence) -> None:
         """Give the other choices of a run the prompt that `elder` has read, but for the token before the answer."""
@@ -322,6 +280,27 @@ class Lane:
         for sequence in self._active:
             sequence.past = sequence.mark
             self._context.forget(sequence.slot, sequence.mark)
+
+    def _draw_all(self, events: list[EngineEvent]) -> None:
+        """Draw everybody's next token, and tell them now or, when no answer ends with them, with the next batch."""
+        again = self._again
+        if self._plain:
+            tokens = self._context.likeliest(len(again))
+        else:
+            tokens = [sequence.sampler.sample(self._context, sequence.index) for sequence in again]
+        drawn = list(zip(again, tokens, strict=True))
+        if self._later and not any(sequence.stream.ends_with(token) for sequence, token in drawn):
+            for sequence, token in drawn:
+                sequence.next_token = token
+            self._drawn = drawn
+            return
+        for sequence, token in drawn:
+            self._take(sequence, token, events)
+
+    def _tell(self, events: list[EngineEvent]) -> None:
+        drawn, self._drawn = self._drawn, []
+        for sequence, token in drawn:
+            self._take(sequence, token, events)
 
     def _draw(self, sequence: Sequence, events: list[EngineEvent]) -> None:
         if sequence.next_token < 0:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ..models.gguf_child import read_facts
 from ..models.refusal import ModelRefused
@@ -15,7 +16,7 @@ from .body import RequestRefused
 from .embedding_lane import EmbeddingLane
 from .fair_queue import FairQueue
 from .grammar import GrammarMaker
-from .lane import Lane, Run
+from .lane import Lane
 from .library import ModelConfig, Weights, make_record
 from .native import NativeContext, NativeError, NativeModel, finds_gpu
 from .outbox import Outbox
@@ -23,8 +24,12 @@ from .plan import Plan, make_embedding_plan, make_plan
 from .prompt import PromptMaker
 from .requests import read_request
 from .selftest import NO_DIGEST, UNKNOWN, judge, known_answers, measure
+from .sequence import Run
 from .speed import Speed
 from .templates import TemplateRefused
+
+_GATHER_SECONDS: Final = 0.001  # without a submission; a GPU takes ten times as long for a short prompt
+_GATHER_MOST: Final = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,12 +205,21 @@ class LlamaEngine:
         with self._wake:
             while True:
                 if self._cancels or any(not served.lane.idle for served in self._served.values()):
+                    self._gather()
                     return True
                 if self._closed:
                     return False
                 rests = [rest for served in self._served.values() if (rest := served.lane.rest) is not None]
                 if not self._wake.wait(min(rests, default=None)) and rests:
                     return True
+
+    def _gather(self) -> None:
+        """Wait, while only resting GPUs have work, until no other prompt follows: those that come are read together."""
+        lanes = [served.lane for served in self._served.values()]
+        for _ in range(_GATHER_MOST):
+            ready = self._cancels or self._closed or not any(lane.gathers for lane in lanes)
+            if ready or not all(lane.idle or lane.gathers for lane in lanes) or not self._wake.wait(_GATHER_SECONDS):
+                return
 
     def _turn(self, served: _Served) -> None:
         """Let one model do one step, and hand over what came of it."""
@@ -219,17 +233,22 @@ class LlamaEngine:
                 lane.cancel(job_id, events)
             lane.prepare(events)
         try:
-            lane.step(events)
+            lane.step(events, lambda: self._hand_over(events))
             lane.drain()
         except NativeError:
             with self._wake:
                 lane.fail_all("engine_failed", events)
+        self._hand_over(events)
+
+    def _hand_over(self, events: list[EngineEvent]) -> None:
+        """Put what happened into the outbox, and empty the list."""
         ended = [event.job_id for event in events if event.kind in (EventKind.FINISHED, EventKind.FAILED)]
         if ended:
             with self._wake:
                 for job_id in ended:
                     self._jobs.pop(job_id, None)
-        self._outbox.put(events)
+        self._outbox.put(events.copy())
+        events.clear()
 
     def _load(self, config: ModelConfig) -> _Served:
         if config.on_gpu and not finds_gpu():

@@ -227,6 +227,11 @@ class NativeContext:
             raise NativeError(f"llama_decode {code}")
         return code
 
+    def wait(self) -> None:
+        """Wait until the last batch is computed: a GPU goes on after `decode` has returned."""
+        self._mine()
+        lc.llama_synchronize(self.handle)
+
     def ask_abort(self, asked: bool) -> None:
         """Ask the running decode to stop soon, or take that back. Any thread may ask."""
         self._abort[0] = b"\x01" if asked else b"\x00"

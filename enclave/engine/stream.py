@@ -36,8 +36,8 @@ class ChoiceStream:
         self._logprobs: list[TokenLogprobs] = []
         self._tail = b""
         self._thinking = plan.thinking
-        watched = plan.stops or plan.functions or plan.reasons or plan.logprobs is not None
-        self._plain = {} if watched else model.plain
+        self.watched = bool(plan.stops or plan.functions or plan.reasons or plan.logprobs is not None)
+        self._plain = {} if self.watched else model.plain
         self._last = plan.limit - 1
         self.ids: list[int] = []
         self.reasoning = 0
@@ -47,6 +47,10 @@ class ChoiceStream:
     def count(self) -> int:
         """How many tokens were sampled."""
         return len(self.ids)
+
+    def ends_with(self, token: int) -> bool:
+        """Whether a choice in which nothing is looked for is over with this token."""
+        return token in self._ends or len(self.ids) >= self._last
 
     def say(self, token: int, events: list[EngineEvent]) -> bool:
         """Say one token the short way: whole characters, of a choice in which nothing is looked for, and not its last.
