@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read one X.509 certificate, with a serial number as RFC 5280 wants it; what may be in it is its reader's."""
+"""Read one X.509 certificate as RFC 5280 wants it where the library does not; what may be in it is its reader's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+
+from .der import first_elements
 
 UNREADABLE: Final = (
     ValueError,
@@ -41,3 +43,18 @@ def load_der(der: bytes) -> x509.Certificate:
     if certificate is None:
         raise InvalidSerialNumber
     return certificate
+
+
+class AlgorithmMismatch(ValueError):
+    """What was signed names another algorithm than stands beside its signature."""
+
+
+def require_one_algorithm(der: bytes, at: int) -> None:
+    """Require of a certificate or CRL that the library has read that its AlgorithmIdentifiers are the same.
+
+    RFC 5280, 4.1.1.2 and 5.1.1.2. `at` is the place of the signed one: 2 in a certificate of version 3, 1 in a CRL of
+    version 2. The library reads the other alone. Raises AlgorithmMismatch, a ValueError.
+    """
+    signed, beside = first_elements(der, 2)
+    if first_elements(signed, at + 1)[at] != beside:
+        raise AlgorithmMismatch

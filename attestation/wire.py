@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from struct import Struct
+from typing import Any, Final, Literal
 
 from .errors import Malformed
 
@@ -54,6 +55,15 @@ class Reader:
             raise Malformed(self._code, f"{self._what}.{field}", want=f"{size} bytes", got=f"{self.left} left")
         self._at = end
         return self._data[start:end]
+
+    def unpack(self, layout: Struct, field: str) -> tuple[Any, ...]:
+        """Take the fields of `layout`."""
+        start = self._at
+        end = start + layout.size
+        if end > len(self._data):
+            raise Malformed(self._code, f"{self._what}.{field}", want=f"{layout.size} bytes", got=f"{self.left} left")
+        self._at = end
+        return layout.unpack_from(self._data, start)
 
     def uint(self, size: int, field: str, order: Literal["little", "big"]) -> int:
         """Take an unsigned integer of `size` bytes."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attestation.der import first_elements
 from attestation.tdx.anchor import SIMULATED_NAMES, usual_der
-from attestation.tdx.certificates import _POINT, _key, split_pem
+from attestation.tdx.certificates import split_pem
 from attestation.tdx.collateral import Collateral
-from attestation.tdx.der import elements_and_rest, first_elements
 from attestation.tdx.quote import Quote
-from enclave.simulator.tdx_ca import new_key
-from tests.tdx_cases import Case, authority
+from tests.tdx_cases import Case
 from tests.test_tdx_limits import code_of
 
 
@@ -43,28 +41,6 @@ def test_lengths_of_every_width() -> None:
         element = bytes.fromhex(header) + bytes(size)
         sequence = b"\x30\x84" + (len(element) + 2).to_bytes(4, "big") + element + b"\x05\0"
         assert first_elements(sequence, 2) == [element, b"\x05\0"]
-
-
-def spki(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def test_the_key_of_every_certificate_is_the_library_s() -> None:
-    for issuer in (authority().root, authority().platform_ca, authority().tcb_signer, authority().pck):
-        found, _ = elements_and_rest(first_elements(issuer.der, 1)[0], 7)
-        key = issuer.certificate.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
-        assert found[6] == spki(key)
-        assert spki(_key(issuer.certificate, found[6], "role")) == found[6]
-
-
-def test_a_key_written_in_another_form_is_the_library_s_to_read_and_no_other_curve_is_taken() -> None:
-    certificate = authority().pck.certificate
-    usual = spki(new_key().public_key())
-    for other in (usual[:-1], usual + b"\0", b"\x31" + usual[1:], b""):
-        assert spki(_key(certificate, other, "role")) == spki(certificate.public_key())  # type: ignore[arg-type]
-    for point in (bytes(64), bytes(63) + b"\1", b"\xff" * 64):
-        assert code_of(lambda point=point: _key(certificate, _POINT + point, "role")) == "CertificateAlgorithm"  # type: ignore[misc]
 
 
 def test_a_certificate_for_another_curve_of_the_same_size_is_refused() -> None:

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.certificate import UNREADABLE, load_der
+from attestation.der import elements_and_rest, first_elements
 from attestation.tdx import crl
 from attestation.tdx.certificates import _require_constraints
-from attestation.tdx.der import elements_and_rest, first_elements
 from attestation.tdx.extensions import ordinary_extensions
 from attestation.tdx.pck import SGX_EXTENSION
 from enclave.simulator.tdx_ca import intel_name, new_key

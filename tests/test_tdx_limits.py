@@ -21,7 +21,7 @@ from attestation.tdx.eventlog import MAX_EVENTS, parse_event_log
 from attestation.tdx.pck import SGX_TYPES, Platform
 from attestation.tdx.qeidentity import QeIdentity
 from attestation.tdx.quote import Quote
-from attestation.tdx.signed_json import Fields
+from attestation.tdx.signed_json import Fields, Names
 from attestation.tdx.tcbinfo import TcbInfo
 from tests.tdx_cases import NOW, PLATFORM, Case
 from tests.test_tdx_eventlog import SPEC, binary, record
@@ -135,7 +135,7 @@ def test_a_report_of_the_quoting_enclave_is_384_bytes() -> None:
 
 
 def fields(**values: Any) -> Fields:
-    return Fields(values, "doc", code=CODE, required=tuple(values))
+    return Fields(values, "doc", Names(*values), code=CODE)
 
 
 READS: list[tuple[str, Callable[[Fields], object], list[Any], list[Any]]] = [  # what fits, what does not
@@ -165,7 +165,7 @@ def test_a_field_fits_or_is_refused_by_its_place(
 
 def test_absent_and_unknown_fields_are_told_apart() -> None:
     def read(value: object) -> Fields:
-        return Fields(value, "doc", code=CODE, required=("issueDate",), optional=("type",))
+        return Fields(value, "doc", Names("issueDate", optional=("type",)), code=CODE)
 
     assert code_of(lambda: read([])) == CODE
     with pytest.raises(AttestationError) as e:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 
@@ -15,7 +17,7 @@ from attestation.tdx.memory import Memory
 from attestation.tdx.quote import Quote
 from attestation.tdx.verify import VerifiedQuote, verify_quote
 from attestation.window import Window
-from tests.tdx_cases import NOW, Case, authority, other_world
+from tests.tdx_cases import NOW, PLATFORM, Case, authority, other_world
 from tests.tdx_rows import ROWS
 from tests.tdx_tcb_rows import TCB_ROWS
 
@@ -50,7 +52,49 @@ def test_the_next_quote_of_a_known_platform_leaves_one_signature_to_verify() -> 
     case.signed = case.quote.sign()
     assert Quote.parse(case.signed).auth.qe_report_signature != first.qe_report_signature
     verified(case, memory)
-    assert len(memory) == known + 1
+    assert len(memory) == known + 2, "its report, and the TCB of its SVNs"
+
+
+def seam(case: Case) -> None:
+    """Give the quote the base module, which is judged by the platform's levels alone."""
+    case.quote.report.tee_tcb_svn = case.quote.report.tee_tcb_svn_2 = bytes([5, 0]) + bytes(14)
+
+
+SVNS: dict[str, Callable[[Case], None]] = {
+    "at launch": lambda case: setattr(case.quote.report, "tee_tcb_svn", bytes(16)),
+    "now": lambda case: setattr(case.quote.report, "tee_tcb_svn_2", b"\x0f" + case.quote.report.tee_tcb_svn[1:]),
+    "the base module": seam,
+    "a component": lambda case: case.pck(replace(PLATFORM, components=(1, *PLATFORM.components[1:]))),
+    "the PCE": lambda case: case.pck(replace(PLATFORM, pce_svn=5)),
+    "the quoting enclave": lambda case: setattr(case.quote.qe, "isv_svn", 3),
+    "the signer of the module": lambda case: setattr(case.quote.report, "mr_signer_seam", b"\1" * 48),
+    "the attributes of the module": lambda case: setattr(case.quote.report, "seam_attributes", b"\1" * 8),
+}
+
+
+@pytest.mark.parametrize("change", SVNS.values(), ids=SVNS)
+def test_the_tcb_of_other_svns_is_evaluated_anew(change: Callable[[Case], None]) -> None:
+    memory = Memory()
+    before = verified(Case.new(1, version=5).build(), memory).tcb
+    case = Case.new(1, version=5)
+    change(case)
+    case.build()
+    found: list[object] = []
+    for known in (memory, Memory()):
+        try:
+            found.append(verified(case, known).tcb)
+        except AttestationError as error:
+            found.append((error.code, error.where))
+    assert found[0] == found[1] != before
+
+
+def test_the_tcb_under_other_collateral_is_evaluated_anew() -> None:
+    memory = Memory()
+    before = verified(Case.new(1).build(), memory).tcb
+    case = Case.new(1)
+    for level in case.levels:
+        level["tcbStatus"] = "OutOfDate"
+    assert verified(case.build(), memory).tcb.status is not before.status
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS + TCB_ROWS if r.code], ids=lambda r: r.name)

@@ -10,7 +10,7 @@ from typing import Final
 
 from cryptography import x509
 
-from ..certificate import UNREADABLE, load_der
+from ..certificate import UNREADABLE, load_der, require_one_algorithm
 from ..errors import Malformed
 from .evidence import MAX_CHAIN_BYTES
 
@@ -44,6 +44,8 @@ def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
     """Load one DER certificate, names, window and extensions included. Raises Malformed(MalformedCertificate)."""
     try:
         certificate = load_der(der)
+        if certificate.version is x509.Version.v3:  # another is refused with its role
+            require_one_algorithm(der, 2)
         # The library reads these on demand; a certificate whose parts cannot be read goes no further.
         parts = (certificate.subject, certificate.issuer, certificate.extensions)
         window = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)

@@ -17,9 +17,8 @@ MAX_CHAIN: Final = 12 * 1024
 SGX_REPORT_SIZE: Final = 384
 
 _CODE: Final = "MalformedQuote"
-_HEAD: Final = Struct("<64s64s")
-_CERTIFICATION: Final = Struct("<HI")
-_QE: Final = Struct("<384s64sH")
+_HEAD: Final = Struct("<64s64sHI")  # signature, key; type and size of the certification data
+_QE: Final = Struct(f"<384s64sH{QE_AUTH_SIZE}sHI")  # report, signature; size and data; the same of the chain
 _SGX: Final = Struct("<16s4s28x16s32s32x32s96xHH60x64s")  # REPORT body; reserved bytes are not judged
 
 
@@ -71,14 +70,15 @@ class AuthData:
     def parse(cls, data: bytes) -> AuthData:
         """Parse the authentication data, every byte of it. Raises Malformed."""
         r = Reader(data, what="quote.auth_data", code=_CODE)
-        signature, key = _HEAD.unpack(r.take(_HEAD.size, "signature_and_key"))
-        inner = Reader(_certification(r, QE_REPORT_CERTIFICATION_DATA, "qe"), what="quote.qe", code=_CODE)
+        signature, key, kind, size = r.unpack(_HEAD, "signature_and_key")
+        _require_kind(kind, QE_REPORT_CERTIFICATION_DATA, "qe")
+        inner = Reader(r.take(size, "qe"), what="quote.qe", code=_CODE)
         r.end()
-        report, report_signature, size = _QE.unpack(inner.take(_QE.size, "report"))
+        report, report_signature, size, qe_auth, kind, chain_size = inner.unpack(_QE, "report")
         if size != QE_AUTH_SIZE:
             raise Malformed(_CODE, "quote.qe.auth_size", want=QE_AUTH_SIZE, got=size)
-        qe_auth = inner.take(size, "auth")
-        chain = _certification(inner, PCK_CERTIFICATE_CHAIN, "pck")
+        _require_kind(kind, PCK_CERTIFICATE_CHAIN, "pck")
+        chain = inner.take(chain_size, "pck")
         inner.end()
         if len(chain) > MAX_CHAIN:
             raise Malformed(_CODE, "quote.pck", want=f"at most {MAX_CHAIN} bytes", got=len(chain))
@@ -99,11 +99,9 @@ class AuthData:
         return self.signature + self.attestation_key + _certified(QE_REPORT_CERTIFICATION_DATA, qe)
 
 
-def _certification(r: Reader, kind: int, field: str) -> bytes:
-    found, size = _CERTIFICATION.unpack(r.take(_CERTIFICATION.size, f"{field}.type"))
+def _require_kind(found: int, kind: int, field: str) -> None:
     if found != kind:
         raise Malformed("UnsupportedCertificationData", f"quote.{field}.type", want=kind, got=found)
-    return r.take(size, field)
 
 
 def _certified(kind: int, data: bytes) -> bytes:

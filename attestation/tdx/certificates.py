@@ -19,13 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
-from ..certificate import UNREADABLE, load_der
+from ..certificate import UNREADABLE, load_der, require_one_algorithm
 from ..errors import Untrusted
 from ..window import Window
-from .anchor import DistinguishedName, TdxTrustAnchor, usual_der
-from .der import elements_and_rest, first_elements
+from .anchor import DistinguishedName, TdxTrustAnchor
 from .ecdsa import CURVE, require_der
-from .extensions import ordinary_extensions
+from .form import usual_form
 from .memory import Memory
 
 MAX_PEM: Final = 12 * 1024
@@ -33,10 +32,6 @@ MAX_DER: Final = 4096
 
 _CHAIN: Final = "CertificateChainInvalid"
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([^-]+)-----END CERTIFICATE-----(?:\r?\n)*")
-_POINT: Final = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
-"""What SubjectPublicKeyInfo holds before x || y for P-256 (RFC 5480, section 2), uncompressed."""
-
-_V3: Final = x509.Version.v3
 _CRITICAL: Final = frozenset({ExtensionOID.KEY_USAGE, ExtensionOID.BASIC_CONSTRAINTS})
 
 
@@ -48,11 +43,10 @@ class RoleCertificate:
     der: bytes
     signed: bytes  # TBSCertificate, as the issuer signed it
     subject: DistinguishedName
-    subject_der: bytes
     certificate: x509.Certificate
     key: ec.EllipticCurvePublicKey
     window: Window
-    sgx: bytes | None  # the SGX extension, where the others are Intel's ordinary ones
+    sgx: bytes | None  # the SGX extension, where the certificate has the usual form
 
     @property
     def serial(self) -> int:
@@ -65,15 +59,25 @@ def split_pem(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
     return tuple(_decoded(text, where) for text in _texts(data, count, where))
 
 
-def _texts(data: bytes, count: int, where: str) -> list[bytes]:
-    """Give the base64 of each block, line ends taken out."""
+def _texts(data: bytes, count: int, where: str) -> tuple[bytes, ...]:
+    """Give the base64 of each block, with its line ends."""
     if len(data) > MAX_PEM:
         raise Untrusted(_CHAIN, where, want=f"at most {MAX_PEM} bytes", got=len(data))
     text = data.removesuffix(b"\0")
     whole = _blocks(count).fullmatch(text)
     if whole is None:
         raise _no_chain(text, count, where)
-    return [block.translate(None, b"\r\n") for block in whole.groups()]
+    return whole.groups()
+
+
+def _first(data: bytes, where: str) -> tuple[bytes, bytes]:
+    """Give the first certificate as DER, and all text after it."""
+    if len(data) > MAX_PEM:
+        raise Untrusted(_CHAIN, where, want=f"at most {MAX_PEM} bytes", got=len(data))
+    block = _BLOCK.match(data)
+    if block is None:
+        raise _no_chain(data, 3, where)
+    return _decoded(block[1], where), data[block.end() :]
 
 
 @lru_cache(maxsize=4)
@@ -94,6 +98,7 @@ def _no_chain(text: bytes, count: int, where: str) -> Untrusted:
 
 def _decoded(text: bytes, where: str) -> bytes:
     """Decode base64 in its one form: a stray bit in the last character would give one chain two encodings."""
+    text = text.translate(None, b"\r\n")
     try:
         der = binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error:
@@ -114,7 +119,8 @@ class _PckCa:
     window: Window
 
 
-def _pck_ca(ca: bytes, root: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckCa:
+def _pck_ca(pem: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckCa:
+    ca, root = split_pem(pem, 2, "pck_chain.issuers")
     names = anchor.names
     top = _root(root, "pck_chain.root", anchor, now)
     middle = _certificate(ca, "pck_ca", (names.platform_ca, names.processor_ca), names.root, now, path_length=0)
@@ -126,16 +132,9 @@ def verify_pck_chain(
     pem: bytes, *, anchor: TdxTrustAnchor, now: datetime, memory: Memory
 ) -> tuple[RoleCertificate, RoleCertificate, RoleCertificate]:
     """Verify PCK leaf, platform or processor CA, and root, in this order, down to the anchor. Raises Untrusted."""
-    leaf_text, ca, root = _texts(pem, 3, "pck_chain")
-    leaf = _decoded(leaf_text, "pck_chain")
+    leaf, rest = _first(pem, "pck_chain")
     names = anchor.names
-    parts = (anchor.root_sha256, ca, root)
-    issuers = memory.recall(
-        "pck_ca",
-        parts,
-        now=now,
-        make=lambda: _pck_ca(_decoded(ca, "pck_chain"), _decoded(root, "pck_chain"), anchor, now),
-    )
+    issuers = memory.recall("pck_ca", (anchor.root_sha256, rest), now=now, make=lambda: _pck_ca(rest, anchor, now))
     middle, top = issuers.ca, issuers.root
     bottom = _certificate(leaf, "pck", (names.pck,), middle.subject, now, path_length=None)
     _require_issued(bottom, middle)
@@ -148,7 +147,7 @@ def verify_signing_chain(
     """Verify the TCB signer under `root`, the pinned one, which the chain must end in. Raises Untrusted."""
     signer_text, top = _texts(pem, 2, where)
     signer = _decoded(signer_text, where)
-    if top != binascii.b2a_base64(root.der, newline=False):
+    if top.translate(None, b"\r\n") != binascii.b2a_base64(root.der, newline=False):
         want, got = sha256(root.der).hexdigest(), sha256(_decoded(top, where)).hexdigest()
         raise Untrusted("UntrustedRoot", f"{where}.root", want=want, got=got)
     bottom = _certificate(signer, "tcb_signer", (anchor.names.tcb_signing,), anchor.names.root, now, path_length=None)
@@ -161,7 +160,13 @@ def _root(der: bytes, where: str, anchor: TdxTrustAnchor, now: datetime) -> Role
     digest = sha256(der).digest()
     if digest != anchor.root_sha256:
         raise Untrusted("UntrustedRoot", where, want=anchor.root_sha256.hex(), got=digest.hex())
-    return _certificate(der, "root", (anchor.names.root,), anchor.names.root, now, path_length=1)
+    return _valid(_pinned(der, anchor.names.root), now)
+
+
+@lru_cache(maxsize=4)
+def _pinned(der: bytes, name: DistinguishedName) -> RoleCertificate:
+    """Read a root that is pinned, the same for every quote; whether it is valid is asked anew each time."""
+    return _role(der, "root", (name,), name, 1)
 
 
 def _certificate(
@@ -174,24 +179,62 @@ def _certificate(
     path_length: int | None,
 ) -> RoleCertificate:
     """Parse one certificate and require everything of its role; `path_length` None means no CA."""
+    return _valid(_role(der, role, subjects, issuer, path_length), now)
+
+
+def _valid(certificate: RoleCertificate, now: datetime) -> RoleCertificate:
+    window, role = certificate.window, certificate.role
+    if now < window.not_before:
+        raise Untrusted("CertificateNotYetValid", role, want=f"now from {window.not_before}", got=now)
+    if now >= window.not_after:
+        raise Untrusted("CertificateExpired", role, want=f"now before {window.not_after}", got=now)
+    return certificate
+
+
+def _role(
+    der: bytes,
+    role: str,
+    subjects: tuple[DistinguishedName, ...],
+    issuer: DistinguishedName,
+    path_length: int | None,
+) -> RoleCertificate:
     if len(der) > MAX_DER:
         raise Untrusted(_CHAIN, role, want=f"at most {MAX_DER} bytes", got=len(der))
     try:
         certificate = load_der(der)
-        version = certificate.version
-        (signed,) = first_elements(der, 1)
-        found, rest = elements_and_rest(signed, 7 if version is _V3 else 6)
-        _, _, issuer_der, _, subject_der, key_der = found[
-            -6:
-        ]  # before them a version; serial, algorithm; validity; key
-        subject = _subject(subject_der, subjects) or _name(certificate.subject)
-        issued_by = issuer if issuer_der == usual_der(issuer) else _name(certificate.issuer)
-        ordinary = ordinary_extensions(rest, path_length)
-        extensions = certificate.extensions if ordinary is None else None
-        algorithm = certificate.signature_algorithm_oid
+        form = usual_form(der, subjects, issuer, path_length)
+        if form is None:
+            subject = _require_role(certificate, role, subjects, issuer, path_length)
+            require_one_algorithm(der, 2)
+            signed, point, sgx = certificate.tbs_certificate_bytes, None, None
+        else:
+            signed, subject, point, sgx = form
     except UNREADABLE as e:
         raise Untrusted(_CHAIN, role, want="an X.509 certificate", got=type(e).__name__) from None
-    if version is not _V3:
+    return RoleCertificate(
+        role=role,
+        der=der,
+        signed=signed,
+        subject=subject,
+        certificate=certificate,
+        key=_key(certificate, point, role),
+        window=Window(certificate.not_valid_before_utc, certificate.not_valid_after_utc),
+        sgx=sgx,
+    )
+
+
+def _require_role(
+    certificate: x509.Certificate,
+    role: str,
+    subjects: tuple[DistinguishedName, ...],
+    issuer: DistinguishedName,
+    path_length: int | None,
+) -> DistinguishedName:
+    """Require of a certificate, as the library reads it, what `usual_form` knows; give its subject."""
+    version, algorithm = certificate.version, certificate.signature_algorithm_oid
+    subject, issued_by = _name(certificate.subject), _name(certificate.issuer)
+    extensions = certificate.extensions
+    if version is not x509.Version.v3:
         raise Untrusted(_CHAIN, f"{role}.version", want="v3", got=version.name)
     if subject not in subjects:
         raise Untrusted("CertificateRoleMismatch", f"{role}.subject", want=_shown(subjects[0]), got=_shown(subject))
@@ -200,39 +243,16 @@ def _certificate(
     if algorithm != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         got = algorithm.dotted_string
         raise Untrusted("CertificateAlgorithm", f"{role}.signature", want="ecdsa-with-SHA256", got=got)
-    if extensions is not None:  # the ordinary ones were compared with this role's
-        _require_constraints(extensions, role, path_length)
-    window = Window(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    if now < window.not_before:
-        raise Untrusted("CertificateNotYetValid", role, want=f"now from {window.not_before}", got=now)
-    if now >= window.not_after:
-        raise Untrusted("CertificateExpired", role, want=f"now before {window.not_after}", got=now)
-    return RoleCertificate(
-        role=role,
-        der=der,
-        signed=signed,
-        subject=subject,
-        subject_der=subject_der,
-        certificate=certificate,
-        key=_key(certificate, key_der, role),
-        window=window,
-        sgx=ordinary,
-    )
+    _require_constraints(extensions, role, path_length)
+    return subject
 
 
-def _subject(der: bytes, subjects: tuple[DistinguishedName, ...]) -> DistinguishedName | None:
-    for name in subjects:
-        if der == usual_der(name):
-            return name
-    return None
-
-
-def _key(certificate: x509.Certificate, encoded: bytes, role: str) -> ec.EllipticCurvePublicKey:
-    """Load the key of the certificate, `encoded` in it as SubjectPublicKeyInfo; it must be of P-256."""
+def _key(certificate: x509.Certificate, point: bytes | None, role: str) -> ec.EllipticCurvePublicKey:
+    """Load the key of the certificate, whose `point` may be known; it must be of P-256."""
     key: object = None
     try:
-        if len(encoded) == len(_POINT) + 64 and encoded.startswith(_POINT):
-            return ec.EllipticCurvePublicKey.from_encoded_point(CURVE, encoded[-65:])
+        if point is not None:
+            return ec.EllipticCurvePublicKey.from_encoded_point(CURVE, point)
         key = certificate.public_key()
     except UNREADABLE:
         key = None  # judged below

@@ -12,7 +12,7 @@ from ..errors import Malformed
 from .certificates import MAX_PEM
 from .crl import MAX_CRL
 from .qeidentity import MAX_QE_IDENTITY
-from .signed_json import Fields
+from .signed_json import Fields, Names
 from .tcbinfo import MAX_TCB_INFO
 
 MAX_COLLATERAL: Final = 1 << 20
@@ -27,7 +27,7 @@ _TEXTS: Final = {
 }
 _HEX: Final = {"root_ca_crl": MAX_CRL, "pck_crl": MAX_CRL}
 _SIGNATURES: Final = ("tcb_info_signature", "qe_identity_signature")
-_NAMES: Final = (*_TEXTS, *_HEX, *_SIGNATURES)
+_NAMES: Final = Names(*_TEXTS, *_HEX, *_SIGNATURES, optional=("pck_certificate_chain",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Collateral:
     def from_json(cls, data: bytes) -> Collateral:
         """Read the JSON document that dcap-qvl and PCCS tools write. Raises Malformed."""
         value = strict_json.loads(data, limit=MAX_COLLATERAL, what="collateral")
-        f = Fields(value, "collateral", code=_CODE, required=_NAMES, optional=("pck_certificate_chain",))
+        f = Fields(value, "collateral", _NAMES, code=_CODE)
         texts = {name: f.text(name, limit).encode("utf-8", "surrogatepass") for name, limit in _TEXTS.items()}
         crls = {name: _hex(f, name, 2 * limit) for name, limit in _HEX.items()}
         signatures = {name: f.hexa(name, 64) for name in _SIGNATURES}

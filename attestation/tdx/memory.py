@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -36,14 +36,14 @@ class Memory:
         if capacity < 1:
             raise ValueError("a memory holds at least one result")
         self._capacity = capacity
-        self._kept: OrderedDict[tuple[str | bytes, ...], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, ...], Any] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def recall(self, kind: str, parts: tuple[bytes, ...], *, now: datetime, make: Callable[[], T]) -> T:
+    def recall(self, kind: str, parts: tuple[Hashable, ...], *, now: datetime, make: Callable[[], T]) -> T:
         """Give what `make` gave for the same `kind` and `parts`, if it holds at `now`; else make it."""
-        key: tuple[str | bytes, ...] = (kind, *parts)
+        key: tuple[Hashable, ...] = (kind, *parts)
         kept: T | None = self._kept.get(key)
         if kept is not None and kept.window.holds(now):
             self._kept.move_to_end(key)
@@ -59,6 +59,6 @@ class Memory:
 class NoMemory(Memory):
     """Remembers nothing: every check is made."""
 
-    def recall(self, kind: str, parts: tuple[bytes, ...], *, now: datetime, make: Callable[[], T]) -> T:  # noqa: ARG002
+    def recall(self, kind: str, parts: tuple[Hashable, ...], *, now: datetime, make: Callable[[], T]) -> T:  # noqa: ARG002
         """Make it."""
         return make()

@@ -36,7 +36,8 @@ def _pair(suffix: bytes, value: bytes, size: int) -> bytes:
 
 def _component(n: int) -> bytes:
     field = bytes((2, n))
-    return b"(" + _pair(field, rb"\x02\x01[\x00-\x7f]", 3) + b"|" + _pair(field, rb"\x02\x02\x00[\x80-\xff]", 4) + b")"
+    low, high = _pair(field, rb"\x02\x01(?=[\x00-\x7f])", 3), _pair(field, rb"\x02\x02\x00(?=[\x80-\xff])", 4)
+    return b"(?:" + low + b"|" + high + b")(.)"
 
 
 _PCE_SVN: Final = b"|".join(
@@ -115,7 +116,7 @@ def _at_once(extension: bytes) -> Platform | None:
         found.groups()
     )
     sizes = [int.from_bytes(size, "big") for size in (outer, pair, inner)]
-    if sizes != [len(extension) - 4, len(tcb) + 16, len(tcb)] or bytes([c[-1] for c in components]) != cpu_svn:
+    if sizes != [len(extension) - 4, len(tcb) + 16, len(tcb)] or b"".join(components) != cpu_svn:
         return None
     return Platform(
         ppid=ppid,

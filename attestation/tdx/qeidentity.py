@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Final
 
 from .. import strict_json
-from .signed_json import Fields
+from .signed_json import Fields, Names
 from .tcbinfo import SvnLevel, read_svn_levels
 
 MAX_QE_IDENTITY: Final = 64 * 1024
 
-_NAMES: Final = (
+_NAMES: Final = Names(
     "id", "version", "issueDate", "nextUpdate", "tcbEvaluationDataNumber", "miscselect", "miscselectMask", "attributes",
     "attributesMask", "mrsigner", "isvprodid", "tcbLevels",
 )  # fmt: skip
@@ -40,7 +40,7 @@ class QeIdentity:
     def parse(cls, data: bytes) -> QeIdentity:
         """Parse the exact signed text. Raises Malformed."""
         value = strict_json.loads(data, limit=MAX_QE_IDENTITY, what="qe_identity")
-        f = Fields(value, "qe_identity", code=_CODE, required=_NAMES)
+        f = Fields(value, "qe_identity", _NAMES, code=_CODE)
         for name, want in (("id", "TD_QE"), ("version", 2)):
             f.require(name, want, code=_UNSUPPORTED)
         return cls(

@@ -50,7 +50,7 @@ class TdReport:
     @classmethod
     def read(cls, r: Reader, body_type: int) -> TdReport:
         """Take a report of `body_type` off `r`."""
-        f = _REPORT.unpack(r.take(_REPORT.size, "report"))
+        f = r.unpack(_REPORT, "report")
         later = body_type != BODY_TD10
         return cls(
             tee_tcb_svn=f[0],
@@ -146,7 +146,7 @@ def _header(r: Reader) -> tuple[int, bytes, bytes]:
     version = r.u16le("version")
     if version not in (4, 5):
         raise Malformed("UnsupportedVersion", "quote.version", want="4 or 5", got=version)
-    key_type, tee, reserved, vendor, user_data = _HEADER.unpack(r.take(_HEADER.size, "header"))
+    key_type, tee, reserved, vendor, user_data = r.unpack(_HEADER, "header")
     if key_type != ECDSA_P256:
         raise Malformed("UnsupportedAttestationKeyType", "quote.attestation_key_type", want=ECDSA_P256, got=key_type)
     if tee != TEE_TDX:

@@ -14,9 +14,25 @@ _NONE: Final[frozenset[str]] = frozenset()
 _TIME: Final = re.compile(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z")
 
 
-@lru_cache(maxsize=64)
-def _sets(required: tuple[str, ...], optional: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
-    return frozenset(required), frozenset(required + optional)
+class Names:
+    """The names that an object must have, and those that it may have."""
+
+    __slots__ = ("known", "need", "required")
+
+    def __init__(self, *required: str, optional: tuple[str, ...] = ()) -> None:
+        self.required = required
+        self.need = frozenset(required)
+        self.known = frozenset(required + optional)
+
+
+@lru_cache(maxsize=64)  # the dates of a document's levels are few
+def _time(text: str) -> datetime | None:
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None  # a 31st of June
 
 
 class Fields:
@@ -24,23 +40,20 @@ class Fields:
 
     __slots__ = ("_code", "_value", "unknown", "where")
 
-    def __init__(
-        self, value: object, where: str, *, code: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, value: object, where: str, names: Names, *, code: str) -> None:
         self.where = where
         self._code = code
         if not isinstance(value, dict):
             raise Malformed(code, where, want="an object", got=type(value).__name__)
         self._value = value
         self.unknown = _NONE
-        need, known = _sets(required, optional)
-        names = value.keys()
-        if names == need or need <= names <= known:
+        found, known = value.keys(), names.known
+        if found == names.need or names.need <= found <= known:
             return
-        for name in required:
+        for name in names.required:
             if name not in value:
                 raise Malformed(code, f"{where}.{name}", want="present", got="absent")
-        unknown = names - known
+        unknown = found - known
         folded = {name.casefold() for name in known}
         for name in unknown:
             if name.casefold() in folded:
@@ -89,12 +102,10 @@ class Fields:
     def time(self, name: str) -> datetime:
         """Require a time such as 2025-06-19T10:16:03Z."""
         value = self.text(name)
-        if _TIME.fullmatch(value):
-            try:
-                return datetime.fromisoformat(value)
-            except ValueError:
-                pass  # a 31st of June: refused in the next line
-        raise Malformed(self._code, f"{self.where}.{name}", want="a time in UTC with seconds", got=value[:40])
+        time = _time(value)
+        if time is None:
+            raise Malformed(self._code, f"{self.where}.{name}", want="a time in UTC with seconds", got=value[:40])
+        return time
 
     def items(self, name: str, *, least: int, most: int) -> list[object]:
         """Require a list of `least` to `most` items."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from operator import ge
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..errors import Untrusted
 from .pck import Platform
@@ -32,6 +32,24 @@ _CONFIGURE: Final = frozenset(
         TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED,
     }
 )
+
+
+class Svns(NamedTuple):
+    """Everything of a quote and its platform that a TCB is judged by: with the same documents, the same answer."""
+
+    launch: bytes  # TEE_TCB_SVN, 16
+    current: bytes | None  # TEE_TCB_SVN_2, 16, body types 3 and 4
+    mr_signer_seam: bytes  # 48
+    seam_attributes: bytes  # 8
+    components: tuple[int, ...]  # 16, of the PCK certificate
+    pce_svn: int
+    qe: int  # ISVSVN of the quoting enclave
+
+    @classmethod
+    def of(cls, report: TdReport, platform: Platform, qe: int) -> Svns:
+        """Take them from where they stand."""
+        module = (report.mr_signer_seam, report.seam_attributes)
+        return cls(report.tee_tcb_svn, report.tee_tcb_svn_2, *module, platform.tcb_components, platform.pce_svn, qe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +86,17 @@ class Tcb:
     evaluation_data_number: int
 
 
-def evaluate(report: TdReport, platform: Platform, qe_svn: int, info: TcbInfo, identity: QeIdentity) -> Tcb:
-    """Evaluate a report on a platform. Raises Untrusted for no match, a revoked level, or what cannot be."""
-    qe = _reached(identity.levels, qe_svn)
+def evaluate(svns: Svns, info: TcbInfo, identity: QeIdentity) -> Tcb:
+    """Evaluate a quote's TCB. Raises Untrusted for no match, a revoked level, or what cannot be."""
+    qe = _reached(identity.levels, svns.qe)
     if qe is None:
-        raise Untrusted("QeTcbNotSupported", "qe.isv_svn", want="a level that it reaches", got=qe_svn)
-    launch = _evaluate("launch", report.tee_tcb_svn, report, platform, info, qe.standing)
-    current = None
-    later = report.tee_tcb_svn_2
+        raise Untrusted("QeTcbNotSupported", "qe.isv_svn", want="a level that it reaches", got=svns.qe)
+    launch = _evaluate("launch", svns.launch, svns, info, qe.standing)
+    current, later = None, svns.current
     if later is not None:
-        if any(now < then for now, then in zip(later, report.tee_tcb_svn, strict=True)):
-            raise Untrusted(
-                "MalformedTcb", "tee_tcb_svn_2", want=f"at least {report.tee_tcb_svn.hex()}", got=later.hex()
-            )
-        current = _evaluate("current", later, report, platform, info, qe.standing)
+        if any(now < then for now, then in zip(later, svns.launch, strict=True)):
+            raise Untrusted("MalformedTcb", "tee_tcb_svn_2", want=f"at least {svns.launch.hex()}", got=later.hex())
+        current = _evaluate("current", later, svns, info, qe.standing)
     status = relaunch(launch.status, current.status) if current else launch.status
     parts = [qe.standing]
     for evaluation in (launch, current):
@@ -117,23 +132,23 @@ def relaunch(launch: TcbStatus, current: TcbStatus) -> TcbStatus:
     return TcbStatus.TD_RELAUNCH_ADVISED
 
 
-def _evaluate(when: str, svn: bytes, report: TdReport, platform: Platform, info: TcbInfo, qe: Standing) -> Evaluation:
+def _evaluate(when: str, svn: bytes, svns: Svns, info: TcbInfo, qe: Standing) -> Evaluation:
     identity = _module_identity(when, svn, info)
-    _require_module(report, identity)
+    _require_module(svns, identity)
     module = _reached(identity.levels, svn[0]) if identity.id else None
     if identity.id and module is None:
         want = f"a level of {identity.id} that it reaches"
         raise Untrusted("TdxModuleTcbNotSupported", f"{when}.module.isv_svn", want=want, got=svn[0])
-    level = next((level for level in info.levels if _reaches(level, platform, svn)), None)
+    level = next((level for level in info.levels if _reaches(level, svns, svn)), None)
     if level is None:
-        names = ", ".join(f"{s.component} {s.have} < {s.need}" for s in _missing(info.levels[-1], platform, svn))
+        names = ", ".join(f"{s.component} {s.have} < {s.need}" for s in _missing(info.levels[-1], svns, svn))
         raise Untrusted("TcbNotSupported", f"{when}.tcb", want="a level that the platform reaches", got=names[:200])
     standing = module.standing if module else None
     status = converge(level.standing.status, [s.status for s in (standing, qe) if s])
     if status is TcbStatus.REVOKED:
         raise Untrusted("TcbRevoked", f"{when}.tcb", want="not revoked", got=status)
     highest = info.levels[0]
-    shortfalls = [] if level is highest else _missing(highest, platform, svn)
+    shortfalls = [] if level is highest else _missing(highest, svns, svn)
     shortfalls += _module_shortfall(identity, svn[0])
     return Evaluation(
         svn=svn,
@@ -157,11 +172,11 @@ def _module_identity(when: str, svn: bytes, info: TcbInfo) -> ModuleIdentity:
     return found
 
 
-def _require_module(report: TdReport, identity: ModuleIdentity) -> None:
-    if report.mr_signer_seam != identity.mr_signer:
-        want, got = identity.mr_signer.hex(), report.mr_signer_seam.hex()
+def _require_module(svns: Svns, identity: ModuleIdentity) -> None:
+    if svns.mr_signer_seam != identity.mr_signer:
+        want, got = identity.mr_signer.hex(), svns.mr_signer_seam.hex()
         raise Untrusted("TdxModuleMismatch", "mr_signer_seam", want=want, got=got)
-    seam = report.seam_attributes
+    seam = svns.seam_attributes
     if any(seam) or any(identity.attributes):  # all zero, and so under any mask
         want = f"0 and {identity.attributes.hex()}"
         raise Untrusted("TdxModuleMismatch", "seam_attributes", want=want, got=seam.hex())
@@ -171,23 +186,23 @@ def _reached(levels: tuple[SvnLevel, ...], isv_svn: int) -> SvnLevel | None:
     return next((level for level in levels if level.isv_svn <= isv_svn), None)
 
 
-def _reaches(level: TcbLevel, platform: Platform, svn: bytes) -> bool:
+def _reaches(level: TcbLevel, svns: Svns, svn: bytes) -> bool:
     """Whether a platform reaches `level`. A numbered module's own two SVNs are judged by its identity."""
     first = 2 if svn[1] else 0
     return (
-        all(map(ge, platform.tcb_components, level.sgx))
-        and platform.pce_svn >= level.pce_svn
+        all(map(ge, svns.components, level.sgx))
+        and svns.pce_svn >= level.pce_svn
         and all(map(ge, svn[first:], level.tdx[first:]))
     )
 
 
-def _missing(level: TcbLevel, platform: Platform, svn: bytes) -> list[Shortfall]:
+def _missing(level: TcbLevel, svns: Svns, svn: bytes) -> list[Shortfall]:
     """List what keeps a platform below `level`."""
-    if _reaches(level, platform, svn):
+    if _reaches(level, svns, svn):
         return []
     first = 2 if svn[1] else 0
-    wants = [(f"sgx[{i}]", platform.tcb_components[i], level.sgx[i], level.kinds[i]) for i in range(16)]
-    wants.append(("pcesvn", platform.pce_svn, level.pce_svn, ""))
+    wants = [(f"sgx[{i}]", svns.components[i], level.sgx[i], level.kinds[i]) for i in range(16)]
+    wants.append(("pcesvn", svns.pce_svn, level.pce_svn, ""))
     wants += [(f"tdx[{i}]", svn[i], level.tdx[i], level.kinds[16 + i]) for i in range(first, 16)]
     return [
         Shortfall(component=f"{name} ({kind})" if kind else name, have=have, need=need)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from .. import strict_json
-from .signed_json import Fields
+from .signed_json import Fields, Names
 
 MAX_TCB_INFO: Final = 256 * 1024
 MAX_LEVELS: Final = 64
@@ -18,13 +18,17 @@ MAX_MODULES: Final = 32
 MAX_ADVISORIES: Final = 256
 COMPONENTS: Final = 16
 
-_NAMES: Final = (
+_NAMES: Final = Names(
     "id", "version", "issueDate", "nextUpdate", "fmspc", "pceId", "tcbType", "tcbEvaluationDataNumber", "tdxModule",
-    "tcbLevels",
+    "tcbLevels", optional=("tdxModuleIdentities",),
 )  # fmt: skip
 _TUPLES: Final = {tuple}
-_LEVEL: Final = ("tcb", "tcbDate", "tcbStatus")
-_ADVISORIES: Final = ("advisoryIDs",)
+_LEVEL: Final = Names("tcb", "tcbDate", "tcbStatus", optional=("advisoryIDs",))
+_TCB: Final = Names("sgxtcbcomponents", "pcesvn", "tdxtcbcomponents")
+_COMPONENT: Final = Names("svn", optional=("category", "type"))
+_ISV_SVN: Final = Names("isvsvn")
+_BASE_MODULE: Final = Names("mrsigner", "attributes", "attributesMask")
+_IDENTITY: Final = Names("id", *_BASE_MODULE.required, "tcbLevels")
 _MODULE: Final = re.compile(r"[Tt][Dd][Xx]_[0-9A-Fa-f]{2}")  # upper() would make letters of others
 _CODE: Final = "TcbInfoInvalid"
 _UNSUPPORTED: Final = "TcbInfoUnsupported"
@@ -109,7 +113,7 @@ class TcbInfo:
     def parse(cls, data: bytes) -> TcbInfo:
         """Parse the exact signed text. Raises Malformed."""
         value = strict_json.loads(data, limit=MAX_TCB_INFO, what="tcb_info", each=_object)
-        f = Fields(value, "tcb_info", code=_CODE, required=_NAMES, optional=("tdxModuleIdentities",))
+        f = Fields(value, "tcb_info", _NAMES, code=_CODE)
         for name, want in (("id", "TDX"), ("version", 3), ("tcbType", 0)):
             f.require(name, want, code=_UNSUPPORTED)
         levels = [
@@ -151,8 +155,8 @@ def read_svn_levels(f: Fields, *, code: str, least: int, most: int) -> tuple[Svn
     levels = []
     for i, value in enumerate(f.items("tcbLevels", least=least, most=MAX_LEVELS)):
         where = f"{f.where}.tcbLevels[{i}]"
-        level = Fields(value, where, code=code, required=_LEVEL, optional=_ADVISORIES)
-        tcb = Fields(level.raw("tcb"), f"{where}.tcb", code=code, required=("isvsvn",))
+        level = Fields(value, where, _LEVEL, code=code)
+        tcb = Fields(level.raw("tcb"), f"{where}.tcb", _ISV_SVN, code=code)
         standing = read_standing(level, ENCLAVE_STATUSES)
         levels.append(SvnLevel(isv_svn=tcb.uint("isvsvn", most), standing=standing))
     if len({level.isv_svn for level in levels}) != len(levels):
@@ -161,9 +165,8 @@ def read_svn_levels(f: Fields, *, code: str, least: int, most: int) -> tuple[Svn
 
 
 def _level(value: object, where: str) -> TcbLevel:
-    f = Fields(value, where, code=_CODE, required=_LEVEL, optional=_ADVISORIES)
-    names = ("sgxtcbcomponents", "pcesvn", "tdxtcbcomponents")
-    tcb = Fields(f.raw("tcb"), f"{where}.tcb", code=_CODE, required=names)
+    f = Fields(value, where, _LEVEL, code=_CODE)
+    tcb = Fields(f.raw("tcb"), f"{where}.tcb", _TCB, code=_CODE)
     sgx, sgx_kinds = _components(tcb, "sgxtcbcomponents")
     tdx, tdx_kinds = _components(tcb, "tdxtcbcomponents")
     return TcbLevel(
@@ -210,20 +213,19 @@ def _components(tcb: Fields, name: str) -> tuple[tuple[int, ...], tuple[str, ...
 
 def _component(value: object, where: str) -> tuple[int, str]:
     """Read a component that is written otherwise, or refuse it."""
-    f = Fields(value, where, code=_CODE, required=("svn",), optional=("category", "type"))
+    f = Fields(value, where, _COMPONENT, code=_CODE)
     svn = f.uint("svn", 255)
     category, kind = (f.text(field) if field in f else "" for field in ("category", "type"))
     return svn, kind or category
 
 
 def _base_module(value: object) -> ModuleIdentity:
-    f = Fields(value, "tcb_info.tdxModule", code=_CODE, required=("mrsigner", "attributes", "attributesMask"))
+    f = Fields(value, "tcb_info.tdxModule", _BASE_MODULE, code=_CODE)
     return _module(f, "", ())
 
 
 def _identity(value: object, where: str) -> ModuleIdentity:
-    required = ("id", "mrsigner", "attributes", "attributesMask", "tcbLevels")
-    f = Fields(value, where, code=_CODE, required=required)
+    f = Fields(value, where, _IDENTITY, code=_CODE)
     name = f.text("id")
     if not _MODULE.fullmatch(name):
         raise f.refuse("id", want="TDX_ and two hex digits", got=name)

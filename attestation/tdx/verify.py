@@ -20,7 +20,7 @@ from .memory import Memory, NoMemory
 from .pck import Platform, read_platform
 from .qeidentity import QeIdentity
 from .quote import Quote, TdReport
-from .tcb import Tcb, evaluate
+from .tcb import Svns, Tcb, evaluate
 from .tcbinfo import TcbInfo
 
 DEBUG: Final = 1 << 0
@@ -46,7 +46,11 @@ class VerifiedQuote:
     window: Window
     collateral_issued: datetime  # the older of TCB info and QE identity
     root_sha256: bytes  # 32
-    quote_digest: bytes  # 32, without padding
+
+    @property
+    def quote_digest(self) -> bytes:
+        """SHA-256 of the quote without its padding (32 bytes)."""
+        return self.quote.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,11 +66,10 @@ class _PckChain:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Endorsements:
-    """Both signed documents and both CRLs."""
+    """Both signed documents and the CRL of a PCK CA, neither it nor its root revoked."""
 
     info: TcbInfo
     identity: QeIdentity
-    root_crl: VerifiedCrl
     pck_crl: VerifiedCrl
     window: Window
 
@@ -75,6 +78,14 @@ class _Endorsements:
 class _QeReport:
     """A quoting enclave's report that its PCK signed."""
 
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Evaluated:
+    """What the TCB of some SVNs is worth under some endorsements."""
+
+    tcb: Tcb
     window: Window
 
 
@@ -95,7 +106,8 @@ def verify_quote(
     8. module identity and TCB levels, at launch and now
     9. hard rules: no debug TD, no migratable TD, no reserved bit, whatever a policy says
 
-    `memory` may answer for the signatures of 2, 3 and 5 within their windows; every comparison is made each time.
+    `memory` may answer for 8 and the signatures of 2, 3 and 5, within their windows and for the very same input; every
+    other comparison is made each time.
     Whether REPORTDATA, the measurements and the TCB status are acceptable is the caller's question.
     """
     now, memory = require_aware(now), NoMemory() if memory is None else memory
@@ -106,15 +118,15 @@ def verify_quote(
     )  # 2
     parts = (pin, chain.ca.der, chain.root.der, *collateral.parts)
     known = memory.recall("collateral", parts, now=now, make=lambda: _endorsements(collateral, chain, anchor, now))  # 3
-    for certificate, crl in ((chain.root, known.root_crl), (chain.ca, known.root_crl), (chain.leaf, known.pck_crl)):
-        crl.require_not_revoked(certificate)  # 4
+    known.pck_crl.require_not_revoked(chain.leaf)  # 4
     qe = (chain.leaf.der, auth.qe_report.raw, auth.qe_report_signature)
     memory.recall("qe", qe, now=now, make=lambda: _qe_signature(auth, chain.leaf))  # 5
     _require_qe(auth, known.identity)
     key = raw_key(auth.attestation_key, "quote.attestation_key")
     require_raw(key, auth.signature, parsed.signed, code="QuoteSignatureInvalid", where="quote.signature")  # 6
     _require_platform(chain.platform, known.info, known.identity)  # 7
-    tcb = evaluate(parsed.report, chain.platform, auth.qe_report.isv_svn, known.info, known.identity)  # 8
+    svns = Svns.of(parsed.report, chain.platform, auth.qe_report.isv_svn)
+    tcb = memory.recall("tcb", (svns, *parts), now=now, make=lambda: _evaluated(svns, known)).tcb  # 8
     require_hard_rules(parsed.report)  # 9
     return VerifiedQuote(
         quote=parsed,
@@ -124,7 +136,6 @@ def verify_quote(
         window=chain.window.meet(known.window),
         collateral_issued=min(known.info.issue_date, known.identity.issue_date),
         root_sha256=pin,  # `verify_pck_chain` required it of the root
-        quote_digest=parsed.digest,
     )
 
 
@@ -139,8 +150,10 @@ def _endorsements(collateral: Collateral, chain: _PckChain, anchor: TdxTrustAnch
     root_crl = verify_crl(collateral.root_ca_crl, chain.root, name="root_ca_crl", now=now)
     pck_crl = verify_crl(collateral.pck_crl, chain.ca, name="pck_crl", now=now)
     info, identity, window = _documents(collateral, chain.root, anchor, root_crl, now)
+    for certificate in (chain.root, chain.ca):
+        root_crl.require_not_revoked(certificate)
     window = window.meet(root_crl.window, pck_crl.window)
-    return _Endorsements(info=info, identity=identity, root_crl=root_crl, pck_crl=pck_crl, window=window)
+    return _Endorsements(info=info, identity=identity, pck_crl=pck_crl, window=window)
 
 
 def _documents(
@@ -182,6 +195,10 @@ def _qe_signature(auth: AuthData, pck: RoleCertificate) -> _QeReport:
     signed, code = auth.qe_report.raw, "QeReportSignatureInvalid"
     require_raw(pck.key, auth.qe_report_signature, signed, code=code, where="quote.qe_report")
     return _QeReport(window=pck.window)
+
+
+def _evaluated(svns: Svns, known: _Endorsements) -> _Evaluated:
+    return _Evaluated(tcb=evaluate(svns, known.info, known.identity), window=known.window)
 
 
 def _require_qe(auth: AuthData, identity: QeIdentity) -> None:
