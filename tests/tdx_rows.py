@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from enclave.simulator.tdx_ca import SIGNING, intel_name, new_key, pem_chain
 from enclave.simulator.tdx_collateral import CrlPlan, moment, svn_level
 from enclave.simulator.tdx_platform import sgx_extension, sgx_fields
+from tests import tdx_algorithms
 from tests.tdx_cases import (
     NOW,
     PLATFORM,
@@ -330,6 +331,7 @@ ROWS: list[Row] = [
     Row("N25 P-384 PCK", "CertificateAlgorithm", p384_leaf),
     Row("N25 RSA PCK", "CertificateAlgorithm", rsa_leaf),
     Row("N25 SHA-384 signature", "CertificateAlgorithm", pck(algorithm=SHA384()), accepts=True),
+    Row("N25 two algorithms", CHAIN, tdx_algorithms.two_algorithms),
     Row("N26 PCK expired", "CertificateExpired", pck(window=window(-3, -1))),
     Row("N26 PCK not yet valid", "CertificateNotYetValid", pck(window=window(1, 3))),
     Row("N27 no SGX extension", "PckExtensionInvalid", pck(extensions=())),
@@ -353,6 +355,7 @@ ROWS: list[Row] = [
     Row("N33 root CRL of tomorrow", "CrlNotYetValid", crl("root_crl", last_update=NOW + DAY), accepts=True),
     Row("N33 delta CRL", "CrlUnsupported", crl("pck_crl", extensions=[DELTA])),
     Row("N33 indirect CRL", "CrlUnsupported", crl("pck_crl", extensions=[POINT]), accepts=True),
+    Row("N33 CRL with two algorithms", "CrlUnsupported", tdx_algorithms.crl("pck_crl", tdx_algorithms.SHA384_INSIDE)),
     Row("N34 another PCEID", "PceIdMismatch", info(pceId="0001"), accepts=True),
     Row("N34 another FMSPC", "FmspcMismatch", info(fmspc="51F0C0DE0001")),
     Row("N35 id SGX", "TcbInfoUnsupported", info(id="SGX")),

@@ -16,10 +16,9 @@ from attestation.errors import AttestationError
 from attestation.gpu.chain import verify_chain
 from tests.gpu_cases import GpuCase, anchor, authority, pem
 from tests.gpu_chains import Plan
+from tests.tdx_algorithms import SHA256_INSIDE, SHA384_INSIDE
 from tests.test_certificate_serials import element
 from tests.test_gpu_endorsements import crl
-
-SHA256_INSIDE, SHA384_INSIDE = (bytes.fromhex(f"300a06082a8648ce3d0403{last}") for last in ("02", "03"))
 
 
 def signed_anew(signed: bytes, inside: bytes, key: Any) -> bytes:
