@@ -49,12 +49,13 @@ class AlgorithmMismatch(ValueError):
     """What was signed names another algorithm than stands beside its signature."""
 
 
-def require_one_algorithm(der: bytes, at: int) -> None:
-    """Require of a certificate or CRL that the library has read that its AlgorithmIdentifiers are the same.
+def require_one_algorithm(der: bytes) -> None:
+    """Require of a certificate of version 3 that its AlgorithmIdentifiers are the same (RFC 5280, 4.1.1.2).
 
-    RFC 5280, 4.1.1.2 and 5.1.1.2. `at` is the place of the signed one: 2 in a certificate of version 3, 1 in a CRL of
-    version 2. The library reads the other alone. Raises AlgorithmMismatch, a ValueError.
+    The library, which must have read it, looks at the one beside the signature alone; of a CRL it compares both. Raises
+    AlgorithmMismatch, a ValueError.
     """
     signed, beside = first_elements(der, 2)
-    if first_elements(signed, at + 1)[at] != beside:
+    _, _, inside = first_elements(signed, 3)  # version, serial number, algorithm
+    if inside != beside:
         raise AlgorithmMismatch

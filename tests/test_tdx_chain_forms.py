@@ -11,11 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.tdx import quote
-from attestation.tdx.certificates import MAX_DER, MAX_PEM, split_pem
+from attestation.tdx.anchor import SIMULATED_NAMES, TdxTrustAnchor
+from attestation.tdx.certificates import MAX_DER, MAX_PEM, split_pem, verify_pck_chain
+from attestation.tdx.memory import NoMemory
 from attestation.tdx.quote import MAX_QUOTE, Quote
 from enclave.simulator.tdx_ca import LEAF, SIGNING, TdxIssuer, new_key
 from enclave.simulator.tdx_platform import sgx_extension
-from tests.tdx_cases import PLATFORM, Case, certificate
+from tests.tdx_cases import NOW, PLATFORM, Case, authority, certificate
 from tests.test_certificate_serials import element
 from tests.test_tdx_limits import code_of
 
@@ -60,6 +62,17 @@ def test_a_chain_fits_up_to_its_limit() -> None:
         assert code_of(lambda count=count: split_pem(text, count, "chain")) == CHAIN  # type: ignore[misc]
     assert split_pem(text * 3, 3, "chain") == (b"abc",) * 3
     assert code_of(lambda: split_pem(text * 2 + b"x", 2, "chain")) == CHAIN
+
+
+def test_a_pck_chain_fits_up_to_its_limit() -> None:
+    def verify(chain: bytes) -> int:
+        return len(verify_pck_chain(chain, anchor=anchor, now=NOW, memory=NoMemory()))
+
+    anchor = TdxTrustAnchor(root_sha256=authority().root_sha256, names=SIMULATED_NAMES)
+    chain = Case.new(1).quote.chain.removesuffix(b"\0")
+    full = chain + b"\n" * (MAX_PEM - len(chain))
+    assert verify(full) == 3
+    assert code_of(lambda: verify(full + b"\n")) == CHAIN
 
 
 def sized(size: int) -> Case:

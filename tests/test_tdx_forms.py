@@ -47,6 +47,26 @@ def test_a_component_says_the_same_in_any_order_of_its_fields(component: dict[st
         assert level.kinds == tuple(kinds)
 
 
+@pytest.mark.parametrize(
+    ("component", "code"),
+    [
+        ({"svm": 7}, "TcbInfoInvalid"),
+        ({"SVN": 7}, "TcbInfoInvalid"),
+        ({"svm": 7, "category": "BIOS", "type": "x"}, "TcbInfoInvalid"),
+        ({"SVN": 7, "category": "BIOS", "type": "x"}, "TcbInfoInvalid"),
+        ({"svn": 7, "Category": "BIOS", "type": "x"}, "JsonUnexpectedKey"),
+        ({"svn": 7, "CATEGORY": "BIOS", "type": "x"}, "JsonUnexpectedKey"),
+        ({"svn": 7, "category": "BIOS", "Type": "x"}, "JsonUnexpectedKey"),
+        ({"svn": 7, "category": "BIOS", "TYPE": "x"}, "JsonUnexpectedKey"),
+        ({"svn": 7, "category": [], "type": []}, "TcbInfoInvalid"),
+    ],
+)
+def test_a_component_has_names_of_its_own_case_and_texts(component: dict[str, Any], code: str) -> None:
+    info = document("tcb_info")
+    info["tcbLevels"][0]["tcb"]["sgxtcbcomponents"][1] = component
+    assert code_of(lambda: parse("tcb_info", info)) == code
+
+
 @pytest.mark.parametrize("value", [True, 7.0, "7", None, 256, -1, 2**70, [7], {"svn": 7}])
 @pytest.mark.parametrize("more", [{}, {"category": "BIOS", "type": "x"}])
 def test_a_component_s_svn_is_an_integer_of_one_byte(value: object, more: dict[str, str]) -> None:

@@ -45,7 +45,7 @@ def load_certificate(der: bytes, *, where: str) -> x509.Certificate:
     try:
         certificate = load_der(der)
         if certificate.version is x509.Version.v3:  # another is refused with its role
-            require_one_algorithm(der, 2)
+            require_one_algorithm(der)
         # The library reads these on demand; a certificate whose parts cannot be read goes no further.
         parts = (certificate.subject, certificate.issuer, certificate.extensions)
         window = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtendedKeyUsageOID, SignatureAlgorithmOID
 
-from ..certificate import UNREADABLE, require_one_algorithm
+from ..certificate import UNREADABLE
 from ..errors import Malformed, Untrusted
 from ..window import Window
 from .certificate import p384_key, require_issued, require_role, require_valid
@@ -251,7 +251,6 @@ def _window(start: datetime, end: datetime | None, now: datetime, family: str, w
 def _verify_crl(der: bytes, links: Sequence[Link], now: datetime, where: str) -> tuple[bytes, Window]:
     try:
         crl = x509.load_der_x509_crl(der)
-        require_one_algorithm(der, 1)
         critical = [e.oid.dotted_string for e in crl.extensions if e.critical]
         algorithm = _SIGNATURES.get(crl.signature_algorithm_oid)
         # The library reads these on demand: a list whose parts cannot be read goes no further.

@@ -205,7 +205,7 @@ def _role(
         form = usual_form(der, subjects, issuer, path_length)
         if form is None:
             subject = _require_role(certificate, role, subjects, issuer, path_length)
-            require_one_algorithm(der, 2)
+            require_one_algorithm(der)
             signed, point, sgx = certificate.tbs_certificate_bytes, None, None
         else:
             signed, subject, point, sgx = form

@@ -11,7 +11,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import SignatureAlgorithmOID
 
-from ..certificate import UNREADABLE, AlgorithmMismatch
+from ..certificate import UNREADABLE
 from ..der import elements_and_rest, first_elements
 from ..errors import Untrusted
 from ..window import Window
@@ -54,10 +54,8 @@ def verify_crl(der: bytes, issuer: RoleCertificate, *, name: str, now: datetime)
     try:
         crl = x509.load_der_x509_crl(der)
         algorithm, begins, ends = crl.signature_algorithm_oid, crl.last_update_utc, crl.next_update_utc
-        signed, beside = first_elements(der, 2)
+        (signed,) = first_elements(der, 1)
         found, rest = elements_and_rest(signed, 4 if ends is None else 5)  # version, algorithm, issuer, times
-        if found[1] != beside:  # as `require_one_algorithm` does
-            raise AlgorithmMismatch
         issued_by = None if found[2] == usual_der(issuer.subject) else crl.issuer
         if rest.startswith(_LIST):
             _, rest = elements_and_rest(signed, len(found) + 1)
