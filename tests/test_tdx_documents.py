@@ -93,6 +93,31 @@ def test_a_qe_identity_of_another_form_is_refused(path: str, value: object, code
     assert e.value.code == code
 
 
+OPTIONAL = {"tdxModuleIdentities", "advisoryIDs", "category", "type"}
+
+
+def fields(value: Any, path: str = "") -> list[str]:
+    """List every field of a document, the first of each list standing for all."""
+    if isinstance(value, list):
+        return fields(value[0], f"{path}.0") if value else []
+    found = [] if not isinstance(value, dict) else [(f"{path}.{name}".lstrip("."), name) for name in value]
+    return [where for where, _ in found] + [inner for where, name in found for inner in fields(value[name], where)]
+
+
+@pytest.mark.parametrize("make", [info, identity])
+def test_a_field_that_is_not_there_is_missed_by_name(make: Callable[[], Any]) -> None:
+    read: Callable[[bytes], object] = TcbInfo.parse if make is info else QeIdentity.parse
+    for path in fields(make()):
+        data, name = json.dumps(put(make(), path, ...)).encode(), path.rpartition(".")[2]
+        if name in OPTIONAL:
+            read(data)
+            continue
+        with pytest.raises(Malformed, match="absent") as e:
+            read(data)
+        assert e.value.code == (INFO if make is info else IDENTITY)
+        assert e.value.where.endswith(f".{name}")
+
+
 @pytest.mark.parametrize("data", [b"[]", b"7", b'"x"', b"null", b"{}"])
 @pytest.mark.parametrize("read", [TcbInfo.parse, QeIdentity.parse])
 def test_a_document_is_an_object_with_every_field(read: Callable[[bytes], object], data: bytes) -> None:
