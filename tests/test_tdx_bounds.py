@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from attestation.errors import AttestationError
+from attestation.errors import AttestationError, Malformed
 from attestation.tdx.authdata import MAX_CHAIN
 from attestation.tdx.collateral import Collateral
 from attestation.tdx.eventlog import EV_NO_ACTION, MAX_LOG, MAX_PAYLOAD, compare, parse_event_log, replay
@@ -50,6 +50,16 @@ def test_every_part_that_verification_looks_at_is_among_the_parts(part: str) -> 
     given = Collateral.from_json(Case.new(1).build().text)
     assert replace(given).parts == given.parts
     assert replace(given, **{part: getattr(given, part)[:-1] + b"\0"}).parts != given.parts
+
+
+def test_a_part_that_is_not_there_is_missed_by_name() -> None:
+    document = json.loads(Case.new(1).build().text)
+    assert len(document) >= 9
+    for name in document:
+        data = json.dumps({other: value for other, value in document.items() if other != name}).encode()
+        with pytest.raises(Malformed, match=f"{name}.*absent") as e:
+            Collateral.from_json(data)
+        assert e.value.code == "JsonInvalid"
 
 
 def test_parts_do_not_run_into_one_another() -> None:

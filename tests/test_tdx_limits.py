@@ -118,6 +118,8 @@ def test_authentication_data_has_one_form() -> None:
         bent = with_qe(qe[:482] + kind.to_bytes(2, "little") + qe[484:])
         assert code_of(lambda bent=bent: AuthData.parse(bent)) == "UnsupportedCertificationData"  # type: ignore[misc]
     assert code_of(lambda: AuthData.parse(with_qe(qe[:400]))) == "MalformedQuote"
+    bent = whole[:130] + b"\xff" * 4 + whole[134:]
+    assert code_of(lambda: AuthData.parse(bent)) == "MalformedQuote", "sizes have no sign"
 
 
 def test_a_report_of_the_quoting_enclave_is_384_bytes() -> None:
@@ -127,6 +129,8 @@ def test_a_report_of_the_quoting_enclave_is_384_bytes() -> None:
     assert (found.raw, found.cpu_svn, found.misc_select, found.attributes) == (raw, raw[:16], raw[16:20], raw[48:64])
     assert (found.mr_enclave, found.mr_signer, found.report_data) == (raw[64:96], raw[128:160], raw[320:384])
     assert (found.isv_prod_id, found.isv_svn) == (0x0100, 0x0302)
+    found = QeReport.parse(b"\xff" * 384)
+    assert (found.isv_prod_id, found.isv_svn) == (0xFFFF, 0xFFFF)
     for other in (raw[:-1], raw + b"\0", b""):
         assert code_of(lambda other=other: QeReport.parse(other)) == "MalformedQuote"  # type: ignore[misc]
 
