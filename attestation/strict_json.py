@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, NoReturn
@@ -13,11 +12,6 @@ from .errors import Malformed
 
 MAX_DEPTH: Final = 32
 MAX_DIGITS: Final = 20  # 64-bit integers
-MAX_OPENED: Final = 4096  # brackets that the decoder may meet before the nesting is judged: 1 MiB of its stack
-_STRING: Final = re.compile(rb'"[^"]*"')
-_TELLING: Final = b'[]{}"'  # what nesting can be read from, once escaped quotes are gone
-_OTHERS: Final = bytes(set(range(256)) - set(_TELLING))
-_ROUND: Final = bytes.maketrans(b"{}", b"[]")  # which kind closes which, the decoder judges
 _BEFORE: Final = b"[:, \t\r\n-"  # what a number may follow
 _SHAPES: Final = bytes.maketrans(b"0123456789" + _BEFORE, b"0" * 10 + b"," * len(_BEFORE))
 _LONG: Final = b"," + b"0" * MAX_DIGITS
@@ -45,18 +39,13 @@ def loads(data: bytes, *, limit: int, what: str, each: Callable[[Pairs], object]
     """
     if len(data) > limit:
         raise Malformed("JsonInvalid", what, want=f"at most {limit} bytes", got=len(data))
-    # A document with escapes holds few, long strings, whose brackets are cheaper to tell from its own once it is read.
-    later = b"\\" in data and data.count(b"[") + data.count(b"{") <= MAX_OPENED
-    if not later:
-        _require_shallow(data, what)
     try:
-        value = _decoder(each, short=not later and _short_numbers(data)).decode(data.decode("utf-8", "strict"))
+        value = _decoder(each, short=_short_numbers(data)).decode(data.decode("utf-8", "strict"))
     except _DuplicateKeyError:
         raise Malformed("JsonDuplicateKey", what, want="each key once", got="a key twice") from None
     except (ValueError, RecursionError) as e:
         raise Malformed("JsonInvalid", what, want="JSON", got=type(e).__name__) from None
-    if later:
-        _require_shallow_value(value, what)
+    _require_shallow(value, what)
     return value
 
 
@@ -73,43 +62,22 @@ def loads_canonical(data: bytes, *, limit: int, what: str) -> object:
     return value
 
 
-def _require_shallow(data: bytes, what: str) -> None:
-    """Bound the nesting before the decoder recurses; brackets inside strings do not count.
+def _require_shallow(value: object, what: str) -> None:
+    """Bound the nesting: go to the containers inside those before until there are none, MAX_DEPTH times and once more.
 
-    Brackets are cancelled from the inside: what is left after MAX_DEPTH rounds is nested deeper, or is no JSON.
+    The decoder has met any nesting by then, as deep as the interpreter's own limit, which keeps its stack.
     """
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return
-    text = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
-    # Every string shrinks to its two quotes and the brackets in it. Pairs of quotes may go first: a string that holds
-    # a bracket keeps both its quotes, or shares the text between them with the next such string.
-    left = _STRING.sub(b"", text.translate(_ROUND, _OTHERS).replace(b'""', b""))
-    for _ in range(MAX_DEPTH):
-        shorter = left.replace(b"[]", b"")
-        if len(shorter) == len(left):
-            break
-        left = shorter
-    if left:
-        raise _too_deep(what)
-
-
-def _require_shallow_value(value: object, what: str) -> None:
-    """Bound the nesting of what was decoded: MAX_DEPTH times, go from all containers to those inside them."""
-    found = _containers([value])
-    for _ in range(MAX_DEPTH):
+    found: list[Iterable[object]] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
         found = [inner for outer in found for inner in _containers(outer)]
         if not found:
             return
-    raise _too_deep(what)
+    raise Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more")
 
 
-def _containers(outer: Iterable[object]) -> list[Iterable[object]]:
-    values = outer.values() if isinstance(outer, dict) else outer
-    return [value for value in values if isinstance(value, (dict, list))]
-
-
-def _too_deep(what: str) -> Malformed:
-    return Malformed("JsonInvalid", what, want=f"nesting up to {MAX_DEPTH}", got="more, or brackets that do not match")
+def _containers(values: Iterable[object]) -> list[Iterable[object]]:
+    """Give what stands in each object and list among `values`."""
+    return [v.values() if type(v) is dict else v for v in values if type(v) is dict or type(v) is list]
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -125,9 +93,10 @@ def _integer(digits: str) -> int:
 def _short_numbers(data: bytes) -> bool:
     """Whether no integer can have more than MAX_DIGITS digits, so that none need be counted.
 
-    Only the text of an object or list is looked at: there a number follows one of _BEFORE.
+    Only the text of an object or list is looked at: there a number follows one of _BEFORE. A document with escapes
+    holds long strings and few numbers, which are counted sooner than looked for.
     """
-    return data.startswith((b"{", b"[")) and _LONG not in data.translate(_SHAPES)
+    return data.startswith((b"{", b"[")) and b"\\" not in data and _LONG not in data.translate(_SHAPES)
 
 
 @lru_cache(maxsize=16)

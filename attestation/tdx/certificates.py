@@ -120,9 +120,9 @@ class _PckCa:
 
 
 def _pck_ca(pem: bytes, anchor: TdxTrustAnchor, now: datetime) -> _PckCa:
-    ca, root = split_pem(pem, 2, "pck_chain.issuers")
-    names = anchor.names
-    top = _root(root, "pck_chain.root", anchor, now)
+    text, root = _texts(pem, 2, "pck_chain.issuers")
+    names, ca = anchor.names, _decoded(text, "pck_chain.issuers")
+    top = _valid(_pinned(root, names.root, anchor.root_sha256), now)
     middle = _certificate(ca, "pck_ca", (names.platform_ca, names.processor_ca), names.root, now, path_length=0)
     _require_issued(middle, top)
     return _PckCa(ca=middle, root=top, window=middle.window.meet(top.window))
@@ -155,17 +155,16 @@ def verify_signing_chain(
     return bottom
 
 
-def _root(der: bytes, where: str, anchor: TdxTrustAnchor, now: datetime) -> RoleCertificate:
-    """Require the pinned root itself: its own signature adds nothing to the pin."""
-    digest = sha256(der).digest()
-    if digest != anchor.root_sha256:
-        raise Untrusted("UntrustedRoot", where, want=anchor.root_sha256.hex(), got=digest.hex())
-    return _valid(_pinned(der, anchor.names.root), now)
-
-
 @lru_cache(maxsize=4)
-def _pinned(der: bytes, name: DistinguishedName) -> RoleCertificate:
-    """Read a root that is pinned, the same for every quote; whether it is valid is asked anew each time."""
+def _pinned(text: bytes, name: DistinguishedName, pin: bytes) -> RoleCertificate:
+    """Read the pinned root itself, the same for every quote; whether it is valid is asked anew each time.
+
+    Its own signature would add nothing to the pin. Raises Untrusted, which is not kept.
+    """
+    der = _decoded(text, "pck_chain.root")
+    digest = sha256(der).digest()
+    if digest != pin:
+        raise Untrusted("UntrustedRoot", "pck_chain.root", want=pin.hex(), got=digest.hex())
     return _role(der, "root", (name,), name, 1)
 
 
