@@ -55,7 +55,7 @@ def test_a_library_without_a_gpu_is_refused_and_not_taken_for_one(monkeypatch: p
 
 @pytest.mark.parametrize(
     ("changes", "tokens"),
-    [({}, 256), ({"ubatch": 128}, 128), ({"on_gpu": True}, 2048), ({"chunk": 64, "on_gpu": True}, 64)],
+    [({}, 256), ({"ubatch": 128}, 128), ({"on_gpu": True}, 1024), ({"chunk": 64, "on_gpu": True}, 64)],
     ids="processor small GPU asked".split(),
 )
 def test_a_gpu_reads_more_of_prompts_between_two_answers(changes: dict[str, Any], tokens: int) -> None:

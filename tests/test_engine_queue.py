@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from enclave.engine import reading
 from enclave.engine.fair_queue import FairQueue
 from enclave.engine.llama import LlamaEngine
 from enclave.engine.native import NativeError
@@ -66,6 +67,7 @@ def test_the_queue_is_bounded_and_no_tenant_gets_all_of_it() -> None:
 
 def test_what_is_too_late_or_taken_out_leaves_the_rest_in_order() -> None:
     queue = filled((ALICE, 5, "a1"), (ALICE, 9, "a2"), (BOB, 5, "b1"), (ALICE, 7, "a3"))
+    assert sorted(queue) == ["a1", "a2", "a3", "b1"], "who waits, whoever is next"
     assert sorted(queue.expired(5)) == ["a1", "b1"]
     assert 3 in queue
     assert queue.remove(3) == "a3"
@@ -233,7 +235,10 @@ def test_with_gpus_answers_that_have_only_begun_wait_for_the_prompts_that_came_w
     assert rig.counts() == [{0: prompt}, {1: prompt}, {2: prompt}, {0: 1, 1: 1, 2: 1}]
 
 
-def test_with_gpus_no_answer_that_has_begun_waits_for_more_than_four_batches(rig: Watched) -> None:
+def test_with_gpus_no_answer_that_has_begun_waits_for_more_than_a_row_of_batches(
+    rig: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ROW", 4)
     rig.model.on_gpu = True
     rig.put(1, "Hello")
     rig.put(2, LONG)
@@ -273,6 +278,16 @@ def test_only_a_gpu_that_rests_and_has_room_for_one_more_waits_for_it(rig: Watch
     assert not gathers(), "another is answering"
     rig.finish(1)
     assert not gathers(), "nobody waits"
+
+
+def test_a_gpu_that_rests_waits_no_longer_once_a_portion_is_there_to_read(rig: Watched) -> None:
+    rig.model.on_gpu = True
+    rig.put(1, "Hello " * 16)
+    alone = rig.lane.gathers
+    rig.put(2, "Hello " * 16)
+    assert (alone, rig.lane.gathers) == (True, False), "although a slot is free"
+    rig.steps(1)
+    assert 2 * rig.prompt_of(1) > 64
 
 
 def test_what_a_lane_wiped_as_a_whole_is_not_overwritten_slot_by_slot(

@@ -46,7 +46,7 @@ class EmbeddingLane:
         self.speed = speed
         self.reading: int | None = None
         self.rest: float | None = None
-        self.gathers = False  # one input is computed at a time
+        self.busy = self.gathers = False  # between two steps: one input is computed at a time
 
     @property
     def idle(self) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -33,6 +34,9 @@ class FairQueue(Generic[Item]):
 
     def __len__(self) -> int:
         return len(self._where)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (entry.item for waiting in self._tenants.values() for entry in waiting)
 
     def __contains__(self, key: int) -> bool:
         return key in self._where

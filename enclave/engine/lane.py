@@ -46,7 +46,7 @@ class Lane:
         """Serve `slots` sequences; read prompts by `ubatch` tokens, or by `chunk` while others are answering."""
         self._model = model
         self._context = context
-        self._ubatch = ubatch
+        self._ubatch, self._chunk = ubatch, chunk
         self._reading = Reading(model, ubatch=ubatch, chunk=chunk)
         self._now = now
         self._batch = Batch(max(ubatch, chunk) + slots, slots)
@@ -55,6 +55,7 @@ class Lane:
         self._again: list[Sequence] = []  # all of them as the last batch had them, if the next may be the same
         self._plain = False  # whether nothing but the likeliest token is asked for by any of them
         self._later = False  # whether what is drawn for them may be told while the next batch is computed
+        self._left = 0  # tokens until the first of them reaches its length, when they may be told later
         self._drawn: list[tuple[Sequence, int]] = []  # tokens that are yet to be told, none of which ends an answer
         self._runs: dict[int, Run] = {}
         self._halfway: Run | None = None  # a run with choices that have no slot yet
@@ -70,9 +71,16 @@ class Lane:
         return not self._active and not self.queue and self._halfway is None
 
     @property
+    def busy(self) -> bool:
+        """True while prompts are read and answers written."""
+        return bool(self._active)
+
+    @property
     def gathers(self) -> bool:
         """Whether a GPU rests, and the prompts that wait leave room for more: it reads several as fast as one."""
-        return self._model.on_gpu and not self._active and 0 < len(self.queue) < self._slots.free
+        if not self._model.on_gpu or self._active or not 0 < len(self.queue) < self._slots.free:
+            return False
+        return sum(len(run.plan.prompt) for run in self.queue) < self._chunk
 
     def cancel(self, job_id: int, events: list[EngineEvent]) -> None:
         """End a job: from the queue at once, from its slots now."""
@@ -237,6 +245,7 @@ class Lane:
         self._again = ordered if decoding == len(ordered) else []
         self._plain = all(sequence.sampler.plain for sequence in self._again)
         self._later = self._model.on_gpu and all(sequence.free for sequence in self._again)
+        self._left = min((sequence.stream.left for sequence in self._again), default=0)
         for sequence in ordered:
             sequence.mark = sequence.past
             sequence.index = -1
@@ -289,7 +298,8 @@ class Lane:
         else:
             tokens = [sequence.sampler.sample(self._context, sequence.index) for sequence in again]
         drawn = list(zip(again, tokens, strict=True))
-        if self._later and not any(sequence.stream.ends_with(token) for sequence, token in drawn):
+        self._left -= 1
+        if self._later and self._left > 0 and self._model.ends.isdisjoint(tokens):
             for sequence, token in drawn:
                 sequence.next_token = token
             self._drawn = drawn

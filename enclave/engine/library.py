@@ -51,9 +51,10 @@ class ModelConfig:
         """Give the number of prompt tokens read per step while others are answering.
 
         A step of answers takes a GPU about as long for one as for many, so that there few long pauses cost less than
-        many short ones; on a processor every token of a prompt lengthens the pause.
+        many short ones; on a processor every token of a prompt lengthens the pause. With two micro-batches a GPU is
+        kept as busy as with four, and prompts that come together get their first token from the first portion on.
         """
-        return self.chunk or (4 * self.ubatch if self.on_gpu else min(256, self.ubatch))
+        return self.chunk or (2 * self.ubatch if self.on_gpu else min(256, self.ubatch))
 
     def settings(self) -> ModelSettings:
         """Give the settings that a re-execution needs."""

@@ -182,9 +182,11 @@ class LlamaEngine:
             return
         self._loaded.set()
         try:
-            while self._wait():
+            busy = False
+            while busy or self._wait():
+                busy = False
                 for served in self._served.values():
-                    self._turn(served)
+                    busy |= self._turn(served)
         except Exception:  # noqa: BLE001 - whatever ends the engine must not leave its jobs waiting for ever
             self._break()
         self._free()
@@ -221,16 +223,17 @@ class LlamaEngine:
             if ready or not all(lane.idle or lane.gathers for lane in lanes) or not self._wake.wait(_GATHER_SECONDS):
                 return
 
-    def _turn(self, served: _Served) -> None:
-        """Let one model do one step, and hand over what came of it."""
+    def _turn(self, served: _Served) -> bool:
+        """Let one model do one step, and hand over what came of it; whether it goes on with the next at once."""
         events: list[EngineEvent] = []
         lane = served.lane
         with self._wake:
             served.context.ask_abort(False)
-            mine = [job_id for name, job_id in self._cancels if name == served.config.name]
-            self._cancels = deque(item for item in self._cancels if item[0] != served.config.name)
-            for job_id in mine:
-                lane.cancel(job_id, events)
+            if self._cancels:
+                mine = [job_id for name, job_id in self._cancels if name == served.config.name]
+                self._cancels = deque(item for item in self._cancels if item[0] != served.config.name)
+                for job_id in mine:
+                    lane.cancel(job_id, events)
             lane.prepare(events)
         try:
             lane.step(events, lambda: self._hand_over(events))
@@ -239,9 +242,12 @@ class LlamaEngine:
             with self._wake:
                 lane.fail_all("engine_failed", events)
         self._hand_over(events)
+        return lane.busy
 
     def _hand_over(self, events: list[EngineEvent]) -> None:
         """Put what happened into the outbox, and empty the list."""
+        if not events:
+            return
         ended = [event.job_id for event in events if event.kind in (EventKind.FINISHED, EventKind.FAILED)]
         if ended:
             with self._wake:

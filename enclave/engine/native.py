@@ -104,8 +104,8 @@ class NativeModel:
         tokens = range(self.n_vocab)
         self.ends = frozenset(t for t in tokens if lc.llama_vocab_is_eog(self._vocab, t))
         self.controls = frozenset(t for t in tokens if lc.llama_vocab_is_control(self._vocab, t))
-        self._pieces: dict[int, bytes] = {}
-        self.plain: dict[int, bytes] = {}  # those seen so far that are ASCII, not empty, and end nothing
+        self._pieces = [self.text_of(token, special=False) for token in tokens]
+        self.plain = [b"" if t in self.ends or not p.isascii() else p for t, p in enumerate(self._pieces)]
         self.longest = max(len(self.text_of(token)) for token in tokens)  # bytes of one token, at most
 
     @property
@@ -130,12 +130,7 @@ class NativeModel:
 
     def piece(self, token: int) -> bytes:
         """Give the bytes that `token` adds to the output; control tokens add none."""
-        found = self._pieces.get(token)
-        if found is None:
-            found = self._pieces[token] = self.text_of(token, special=False)
-            if found and found.isascii() and token not in self.ends:
-                self.plain[token] = found
-        return found
+        return self._pieces[token]
 
     def text_of(self, token: int, *, special: bool = True) -> bytes:
         """Give the bytes of `token`, of control tokens as well when `special`."""

@@ -11,7 +11,7 @@ from .sequence import Sequence
 
 # How many batches of prompts a GPU reads one after the other before those whose answer has only begun get their second
 # token: each turn that comes too early is a step of its own for a part of them.
-ROW: Final = 4
+ROW: Final = 8
 
 
 class Reading:

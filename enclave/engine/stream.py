@@ -37,7 +37,7 @@ class ChoiceStream:
         self._tail = b""
         self._thinking = plan.thinking
         self.watched = bool(plan.stops or plan.functions or plan.reasons or plan.logprobs is not None)
-        self._plain = {} if self.watched else model.plain
+        self._plain = model.plain
         self._last = plan.limit - 1
         self.ids: list[int] = []
         self.reasoning = 0
@@ -48,9 +48,10 @@ class ChoiceStream:
         """How many tokens were sampled."""
         return len(self.ids)
 
-    def ends_with(self, token: int) -> bool:
-        """Whether a choice in which nothing is looked for is over with this token."""
-        return token in self._ends or len(self.ids) >= self._last
+    @property
+    def left(self) -> int:
+        """How many tokens may follow."""
+        return self._plan.limit - len(self.ids)
 
     def say(self, token: int, events: list[EngineEvent]) -> bool:
         """Say one token the short way: whole characters, of a choice in which nothing is looked for, and not its last.
@@ -58,9 +59,9 @@ class ChoiceStream:
         False for every other, which `push` takes. Nearly all are said here, by few steps and touching little memory:
         after each decode the processor's caches are empty.
         """
-        piece = self._plain.get(token)
+        piece = self._plain[token]  # nothing for a token that ends the answer, or is no whole characters
         ids = self.ids
-        if piece is None or self._fresh or self._text or len(ids) >= self._last:
+        if not piece or self.watched or self._fresh or self._text or len(ids) >= self._last:
             return False
         ids.append(token)
         events.append(EngineEvent(job_id=self._job_id, kind=_DELTA, choice=self._choice, text=piece, tokens=(token,)))
