@@ -13,7 +13,6 @@ from ..wire import Reader
 from .authdata import AuthData
 
 MAX_QUOTE: Final = 16 * 1024  # real ones take 5 KB; some hosts pad with zeros to 8 KB
-HEADER_SIZE: Final = 48
 TEE_TDX: Final = 0x81
 ECDSA_P256: Final = 2
 QE_VENDOR_INTEL: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
