@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enclave.seams import EngineEvent, EventKind
+from enclave.seams import EngineEvent, EventKind, FinishReason
 from tests.memory_scan import Rig
 from tests.small_model import small_model
 
@@ -42,6 +44,19 @@ def on_processor(rig: Rig, job: int, text: str = TEXT, **more: Any) -> list[int]
     events = rig.finish(job)
     rig.model.on_gpu = True
     return tokens(events, job)
+
+
+def counted(rig: Rig) -> list[int]:
+    """Have the tokens of each batch counted from now on."""
+    sizes: list[int] = []
+    decode = rig.context.decode
+
+    def count(batch: Any) -> int:
+        sizes.append(int(batch.n_tokens))
+        return decode(batch)
+
+    rig.context.decode = count  # type: ignore[method-assign]
+    return sizes
 
 
 def test_a_token_is_told_between_the_start_of_the_next_batch_and_its_end(rig: Rig) -> None:
@@ -89,9 +104,34 @@ def test_the_words_are_those_of_a_processor(rig: Rig, more: dict[str, Any]) -> N
 def test_a_token_that_ends_an_answer_is_not_put_off(rig: Rig) -> None:
     said = on_processor(rig, 1, "Say yes.", tokens=100)
     assert len(said) < 100, "it ends by itself"
+    batches = counted(rig)
     rig.put(2, "Say yes.", tokens=100)
     assert tokens(rig.finish(2), 2) == said
+    assert len(batches) == len(said), "none is computed for it after its end"
     assert rig.lane.idle
+
+
+def test_an_end_that_could_be_a_word_is_none(rig: Rig, tmp_path: Path) -> None:
+    said = on_processor(rig, 1, tokens=8)
+    end = next(at for at, token in enumerate(said) if rig.model.plain[token] and token not in said[:at] and at > 2)
+    key = b"tokenizer.ggml.eos_token_id" + struct.pack("<I", 4)  # whose value is a uint32
+    before, found, after = small_model().read_bytes().partition(key)
+    assert found
+    path = tmp_path / "other-end.gguf"
+    path.write_bytes(before + key + struct.pack("<I", said[end]) + after[4:])
+    other = Rig(str(path))
+    path.unlink()
+    other.model.on_gpu = True
+    batches = counted(other)
+    other.put(1, TEXT, tokens=8)
+    events = other.finish(1)
+    text = b"".join(event.text for event in events if event.kind is EventKind.DELTA)
+    assert text == b"".join(rig.model.piece(token) for token in said[:end])
+    assert next(event.finish for event in events if event.kind is EventKind.CHOICE_END) == FinishReason.STOP
+    assert len(batches) == end + 1
+    other.context.free()
+    other.model.free()
+    other.grammars.close()
 
 
 @pytest.mark.parametrize(
